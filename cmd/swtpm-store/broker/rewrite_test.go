@@ -34,9 +34,9 @@ func wantHead(t *testing.T, d driver.Driver, generation uint64, item string) {
 	}
 }
 
-// TestMend checks that a head which another program damages under a running TPM is written again at the
+// TestRewriteHead checks that a head which another program damages under a running TPM is written again at the
 // next request that uses it, that nothing is lost, and that the log says so.
-func TestMend(t *testing.T) {
+func TestRewriteHead(t *testing.T) {
 	for _, x := range []struct {
 		name       string
 		request    func(t *testing.T, h *host, c *store.Client, g store.Grant) error
@@ -81,9 +81,9 @@ func TestMend(t *testing.T) {
 	}
 }
 
-// TestMendLost checks that a write without a reply is settled by the items, after another program has
+// TestRewriteHeadLost checks that a write without a reply is settled by the items, after another program has
 // damaged the head, and that it is not made twice.
-func TestMendLost(t *testing.T) {
+func TestRewriteHeadLost(t *testing.T) {
 	for _, made := range []bool{false, true} {
 		memory := driver.NewMemory()
 		d := &faulty{Driver: memory}
@@ -112,9 +112,9 @@ func TestMendLost(t *testing.T) {
 	}
 }
 
-// TestMendChanged checks that a TPM is fenced if its items were changed with the head: the damage stays,
+// TestRewriteHeadChanged checks that a TPM is fenced if its items were changed with the head: the damage stays,
 // for people to see, and the state can be released.
-func TestMendChanged(t *testing.T) {
+func TestRewriteHeadChanged(t *testing.T) {
 	for _, request := range []string{"Put", "Get", "Release"} {
 		d := driver.NewMemory()
 		_, _, c, _ := damagedHost(t, d)

@@ -64,7 +64,7 @@ func TestAdopt(t *testing.T) {
 	silent.Closed(t)
 	use(t, user)
 	_ = user.File.Close()
-	await(t, "Gone", &b.gone, 2)
+	await(t, "Release", &b.gone, 2)
 	use(t, a.Dial(t))
 	b.Close(conntest.EventTimeout)
 	if b.Clients() != 0 || b.Connections() != 4 {

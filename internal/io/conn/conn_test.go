@@ -266,8 +266,8 @@ func TestPost(t *testing.T) {
 	}
 }
 
-// TestLost checks that LastLeft is called for the last client that had a reply, or the last one.
-func TestLost(t *testing.T) {
+// TestLastLeft checks that LastLeft is called for the last client that had a reply, or the last one.
+func TestLastLeft(t *testing.T) {
 	b := newBench(t, conn.Options{MaxClients: 3})
 	q := b.listen(t)
 	user, silent := q.Dial(t), q.Dial(t)
@@ -276,16 +276,16 @@ func TestLost(t *testing.T) {
 		t.Fatal("the second client was not accepted")
 	}
 	_ = user.File.Close()
-	await(t, "Gone", &b.gone, 1)
-	await(t, "Lost", &b.lost, 1)
+	await(t, "Release", &b.gone, 1)
+	await(t, "LastLeft", &b.lost, 1)
 	_ = silent.File.Close()
-	await(t, "Lost", &b.lost, 2)
+	await(t, "LastLeft", &b.lost, 2)
 	silent, user = q.Dial(t), q.Dial(t)
 	use(t, user)
 	_ = silent.File.Close()
-	await(t, "Gone", &b.gone, 3)
+	await(t, "Release", &b.gone, 3)
 	use(t, user)
-	await(t, "Lost", &b.lost, 2)
+	await(t, "LastLeft", &b.lost, 2)
 	await(t, "Changed", &b.changed, 7) // 4 arrivals, 3 departures
 }
 
@@ -318,7 +318,7 @@ func TestClose(t *testing.T) {
 	}
 	late.Closed(t)
 	conntest.AwaitDescriptors(t, before+1)
-	await(t, "Lost", &b.lost, 0)
+	await(t, "LastLeft", &b.lost, 0)
 }
 
 // TestHandover checks that clients that end are forgotten, and that those which a closing
