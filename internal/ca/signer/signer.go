@@ -64,7 +64,7 @@ func Kind(key string) string {
 	return "PEM"
 }
 
-// Place returns key, a Source.Key, for messages: it removes the PIN.
+// WithoutPIN returns key, a Source.Key, without its PIN, for messages.
 func WithoutPIN(key string) string {
 	rest, ok := strings.CutPrefix(key, "pkcs11:")
 	if !ok {
