@@ -89,8 +89,8 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestPlace checks that the printed form of a key has no PIN.
-func TestPlace(t *testing.T) {
+// TestWithoutPIN checks that the printed form of a key has no PIN.
+func TestWithoutPIN(t *testing.T) {
 	for key, want := range map[string]string{
 		"/etc/key.pem?pin-value=1": "/etc/key.pem?pin-value=1",
 		"pkcs11:object=a":          "pkcs11:object=a",

@@ -71,11 +71,11 @@ func WithoutPIN(key string) string {
 		return key
 	}
 	path, query, more := strings.Cut(rest, "?")
-	place := "pkcs11:" + hidePIN(path, ";")
+	shown := "pkcs11:" + hidePIN(path, ";")
 	if more {
-		place += "?" + hidePIN(query, "&")
+		shown += "?" + hidePIN(query, "&")
 	}
-	return place
+	return shown
 }
 
 // hidePIN returns the attributes s of a URI, separated by sep, without the PIN.
