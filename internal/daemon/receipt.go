@@ -36,7 +36,8 @@ var journalReceipt = sync.OnceValue(func() *receipt { return openReceipt(journal
 // Source: systemd v252, journald-server.c, server_process_datagram.
 func (r *receipt) wait(ctx context.Context) {
 	for r != nil {
-		err := unix.Sendto(r.fd, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: r.path})
+		// The sandbox refuses sendto(2) with an address.
+		_, err := unix.SendmsgN(r.fd, nil, nil, &unix.SockaddrUnix{Name: r.path}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		if err == nil {
 			break
 		}

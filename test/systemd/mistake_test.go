@@ -57,6 +57,33 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// TestMistakeBusyJournal checks that the reason of a failed INIT belongs to its unit if the journal
+// does nothing while the start fails. The process has entered its sandbox before INIT, and must be able to wait
+// for the journal there.
+func TestMistakeBusyJournal(t *testing.T) {
+	if os.Getenv(innerVar) == "" {
+		t.Skip("TestSystemd runs this in a container")
+	}
+
+	unit := service(instance(t, strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i")))
+	cont := func() { must(t, "systemctl", "kill", "--signal=CONT", "systemd-journald.service") }
+	t.Cleanup(cont)
+	var status string
+	for end := time.Now().Add(patience); !strings.Contains(status, "INIT failed") && time.Now().Before(end); {
+		_, _ = in("systemctl", "reset-failed", unit)
+		must(t, "systemctl", "kill", "--signal=STOP", "systemd-journald.service")
+		must(t, "systemctl", "start", "--no-block", unit)
+		time.Sleep(time.Second)
+		cont()
+		await(t, unit, "ActiveState", "failed")
+		must(t, "journalctl", "--sync")
+		status, _ = in("systemctl", "status", "--no-pager", "--full", unit)
+	}
+	if !strings.Contains(status, "INIT failed") {
+		t.Errorf("the status does not say why:\n%s", status)
+	}
+}
+
 // failedStart starts a unit, which must fail with exit code 1 and not be tried again. It returns
 // the status of the unit, and those lines of it that the process has logged.
 func failedStart(t *testing.T, unit string) (status string, lines []string) {
