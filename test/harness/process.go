@@ -2,10 +2,16 @@ package harness
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a program that runs during a test.
@@ -94,4 +100,25 @@ func (p *Process) Ended() bool {
 	default:
 		return false
 	}
+}
+
+// Freeze stops a process by SIGSTOP and returns when none of its threads runs. The signal alone takes effect
+// later: a thread that waits for a processor may answer once more. A process that has ended is left alone.
+func Freeze(pid int) error {
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		return err
+	}
+	return Until(func() bool {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, path := range stats {
+			b, _ := os.ReadFile(path) // PID (NAME) STATE ...
+			if at := bytes.LastIndexByte(b, ')'); at >= 0 && at+2 < len(b) && !bytes.ContainsRune([]byte("TtZX"), rune(b[at+2])) {
+				return false
+			}
+		}
+		return true
+	})
 }

@@ -68,7 +68,7 @@ func separate(long time.Duration, how lab.Cut, members ...*lab.Member) {
 
 func leaderStopped(c *lab.Cluster, _ *rand.Rand) {
 	lead, _ := c.Leader()
-	lab.Signal(lead.Process, syscall.SIGSTOP)
+	lab.Freeze(lead.Process)
 	time.Sleep(4 * time.Second)
 	lab.Signal(lead.Process, syscall.SIGCONT)
 }

@@ -69,8 +69,8 @@ func brokerKilled(w *world) (taken, error) {
 // state: not even the first response may leave.
 func hostStops(w *world) (taken, error) {
 	i := w.now()
-	lab.Signal(i.Process, syscall.SIGSTOP)
-	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
+	lab.Freeze(i.Process)
+	lab.Freeze(i.Host.Broker)
 	took, err := w.failover()
 	time.Sleep(300 * time.Millisecond)
 	lab.Signal(i.Process, syscall.SIGCONT)
@@ -87,7 +87,7 @@ func tpmStops(w *world) (taken, error) {
 	i := w.now()
 	expired := func() int { return strings.Count(i.Host.Broker.Out.String(), "the lease of this host expired") }
 	before := expired()
-	lab.Signal(i.Process, syscall.SIGSTOP)
+	lab.Freeze(i.Process)
 	defer lab.Signal(i.Process, syscall.SIGCONT)
 	begin := time.Now()
 	for time.Since(begin) < ttl+time.Second {
@@ -110,7 +110,7 @@ func tpmStops(w *world) (taken, error) {
 // brokerStops stops the broker alone, until another host has the state.
 func brokerStops(w *world) (taken, error) {
 	i := w.now()
-	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
+	lab.Freeze(i.Host.Broker)
 	took, err := w.failover()
 	time.Sleep(300 * time.Millisecond)
 	lab.Signal(i.Host.Broker, syscall.SIGCONT)

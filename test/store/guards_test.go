@@ -178,7 +178,7 @@ func lateWrite(w *world, _ bool) error {
 	i := w.now()
 	i.Host.Write("hold", "")
 	harness.Await(w.t, "a write", func() bool { return strings.Contains(i.Host.Broker.Out.String(), "a write waits") })
-	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
+	lab.Freeze(i.Host.Broker)
 	if _, err := w.move(w.hosts[1], ttl+slack+busy); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func withStopped(t *testing.T, members []*etcdtest.Member, given times, name str
 		return err
 	}
 	victim := follower(t, s, members)
-	if err := victim.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := harness.Freeze(victim.Cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	failed := use(t.Context(), s, name, token)
@@ -123,7 +123,7 @@ func TestAllMembersStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range members {
-		if err := m.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		if err := harness.Freeze(m.Cmd.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = m.Cmd.Process.Signal(syscall.SIGCONT) }()

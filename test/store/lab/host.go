@@ -106,6 +106,9 @@ func (h *Host) Reboot() {
 	h.StartBroker()
 }
 
+// Freeze stops a process that may have ended, until SIGCONT.
+func Freeze(p *harness.Process) { _ = harness.Freeze(p.Cmd.Process.Pid) }
+
 // Signal sends a signal to a process that may have ended.
 func Signal(p *harness.Process, s syscall.Signal) { _ = p.Cmd.Process.Signal(s) }
 
