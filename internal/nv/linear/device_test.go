@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
@@ -62,5 +64,29 @@ func TestDeviceByLink(t *testing.T) {
 	}
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDeviceNodeRemoved checks that a TPM goes on to use a device whose node is made anew, as udev may do: the
+// content is in the device.
+func TestDeviceNodeRemoved(t *testing.T) {
+	device, file := loop(t, 64<<10)
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		t.Fatal(err)
+	}
+	node := filepath.Join(t.TempDir(), "node")
+	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(st.Rdev)); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, node, options(t))
+	if err := os.Remove(node); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Store(permall, []byte("state")); err != nil {
+		t.Error(err)
+	}
+	if got, err := open(t, file, options(t)).Load(permall); string(got) != "state" || err != nil {
+		t.Errorf("in the file: %q, %v", got, err)
 	}
 }

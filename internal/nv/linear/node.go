@@ -150,10 +150,10 @@ func (n *node) ReadAt(b []byte, off int64) error {
 }
 
 // WriteAt writes all of b at off. It writes nothing to a file that has lost its name, because the next
-// process would not find what was written.
+// process would not find what was written. A device has the content, whatever happens to its name.
 func (n *node) WriteAt(b []byte, off int64) error {
 	var st unix.Stat_t
-	if unix.Fstat(n.fd, &st) == nil && st.Nlink == 0 && n.id.Nlink != 0 {
+	if !n.device() && unix.Fstat(n.fd, &st) == nil && st.Nlink == 0 && n.id.Nlink != 0 {
 		return fmt.Errorf("write %q: the file was removed or replaced while it was open; power the TPM off and on again to use the new file", n.path)
 	}
 	for len(b) > 0 {
