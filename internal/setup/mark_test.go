@@ -132,8 +132,8 @@ func TestMayManufacture(t *testing.T) {
 		err    string
 	}{
 		{"new", options{}, "", true, ""},
-		{"existing", options{}, "permall", false, "Found existing TPM state 'permall' in "},
-		{"volatile only", options{}, "volatilestate", false, "Found existing TPM state 'volatilestate' in "},
+		{"existing", options{}, "permall", false, "Found existing TPM state 'permall'."},
+		{"volatile only", options{}, "volatilestate", false, "Found existing TPM state 'volatilestate'."},
 		{"overwrite", options{Overwrite: true}, "permall", true, ""},
 		{"not overwrite", options{NotOverwrite: true}, "permall", false, ""},
 		{"not overwrite, nothing", options{NotOverwrite: true}, "", true, ""},

@@ -293,7 +293,7 @@ func (p *program) mayManufacture(loc *location) (bool, error) {
 		p.log.Infof("Not overwriting existing state file.")
 		return false, nil
 	case o.NotOverwrite || !o.Overwrite:
-		return false, cli.Complain("Found existing TPM state '%s' in %s; to replace it, give --overwrite.", found, loc.Location)
+		return false, cli.Complain("Found existing TPM state '%s'.", found) // the text of swtpm_setup
 	}
 	return true, nil
 }

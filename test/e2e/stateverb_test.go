@@ -114,12 +114,11 @@ func TestStateAdvice(t *testing.T) {
 	stateVerb(t, "verify", dir)
 }
 
-// TestSetupAdvice checks that swtpm_setup says what to do about a state that exists, and about an encrypted one.
+// TestSetupAdvice checks that swtpm_setup says what to do about an encrypted state.
 func TestSetupAdvice(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)
 	write(t, inDir.file(v20, dir), inDir.makeState(t, v20))
-	advise(t, "'permall' in dir://"+dir+"; to replace it, give --overwrite.\n", "swtpm_setup", "--tpm2", "--tpmstate", dir)
 	stateVerb(t, "rekey", dir, newKeyArgs("aes-128")...)
 	advise(t, "; give the key that the state was written with, --keyfile or --pwdfile\n", "swtpm_setup", "--tpm2", "--tpmstate", dir, "--reconfigure", "--pcr-banks", "sha256")
 }

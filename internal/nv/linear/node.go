@@ -20,10 +20,11 @@ type node struct {
 	shared  bool // the lock is shared with other readers
 	warn    func(format string, args ...any)
 
-	fd    int
-	noOFD bool          // the warning about locks was given
-	dir   *safefile.Dir // of a regular file, until its name is synced; or nil
-	id    unix.Stat_t   // when it was opened
+	fd      int
+	noOFD   bool          // the warning about locks was given
+	dir     *safefile.Dir // of a regular file, until its name is synced; or nil
+	id      unix.Stat_t   // when it was opened
+	unnamed bool          // it had no name at the last call of Size, but one when it was opened
 }
 
 // openNode opens path, or creates an empty file there with the permissions perm less
@@ -123,9 +124,14 @@ func isDevice(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFBLK
 // device reports whether n is a block device, whose size is fixed.
 func (n *node) device() bool { return isDevice(&n.id) }
 
-// Size returns the size in bytes.
-func (n *node) Size() (int64, error) {
-	size, err := unix.Seek(n.fd, 0, io.SeekEnd) // also right for a device
+// Size returns the size in bytes. It also notices that the file has lost its name.
+func (n *node) Size() (size int64, err error) {
+	var st unix.Stat_t
+	if n.device() {
+		size, err = unix.Seek(n.fd, 0, io.SeekEnd)
+	} else if err = unix.Fstat(n.fd, &st); err == nil {
+		size, n.unnamed = st.Size, st.Nlink == 0 && n.id.Nlink != 0
+	}
 	if err != nil {
 		return 0, fmt.Errorf("size of %q: %w", n.path, err)
 	}
@@ -152,8 +158,7 @@ func (n *node) ReadAt(b []byte, off int64) error {
 // WriteAt writes all of b at off. It writes nothing to a file that has lost its name, because the next
 // process would not find what was written. A device has the content, whatever happens to its name.
 func (n *node) WriteAt(b []byte, off int64) error {
-	var st unix.Stat_t
-	if !n.device() && unix.Fstat(n.fd, &st) == nil && st.Nlink == 0 && n.id.Nlink != 0 {
+	if n.unnamed {
 		return fmt.Errorf("write %q: the file was removed or replaced while it was open; power the TPM off and on again to use the new file", n.path)
 	}
 	for len(b) > 0 {
