@@ -154,19 +154,18 @@ func checkWritable(fd int) error {
 	return nil
 }
 
-// openJournal opens the journal's socket, once, because the sandbox ends a process that
-// opens a socket. journal.Enabled keeps one open, and opens another one at each call.
-var openJournal = sync.OnceFunc(func() {
+// openJournal opens the sockets for the journal, once, because the sandbox ends a process that
+// opens a socket. journal.Enabled keeps one open, and opens another one at each call. The receipt has its own.
+var openJournal = sync.OnceValue(func() *receipt {
 	_ = journal.Enabled()
-	_ = journalReceipt()
+	return openReceipt(journalSocket)
 })
 
 // newTarget returns a target that writes to out, which may be nil.
 func newTarget(out *output, file *os.File, level int, prefix string) *target {
 	t := &target{out: out, file: file, level: level, prefix: prefix}
 	if out != nil && isJournal(out.fd) {
-		openJournal()
-		t.queue = (&journalQueue{send: journal.Send, receipt: journalReceipt(), id: identifier(prefix), prefix: prefix, lines: out}).start()
+		t.queue = (&journalQueue{send: journal.Send, receipt: openJournal(), id: identifier(prefix), prefix: prefix, lines: out}).start()
 	}
 	return t
 }

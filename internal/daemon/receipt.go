@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -16,7 +14,7 @@ type receipt struct {
 	path string // of the journal's socket
 }
 
-// openReceipt opens the socket of a receipt. It is nil if that fails.
+// openReceipt opens the socket of a receipt. The receipt is nil if that fails.
 func openReceipt(path string) *receipt {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -25,28 +23,27 @@ func openReceipt(path string) *receipt {
 	return &receipt{fd: fd, path: path}
 }
 
-// journalReceipt opens the receipt of the journal, once, because the sandbox ends a process that
-// opens a socket.
-var journalReceipt = sync.OnceValue(func() *receipt { return openReceipt(journalSocket) })
-
 // wait returns when the journal has processed all datagrams that were sent before, by any socket, or
 // when ctx ends. It sends an empty datagram, which the journal ignores, and waits until the journal
 // takes it from its queue: the journal processes each datagram before it takes the next one.
 //
 // Source: systemd v252, journald-server.c, server_process_datagram.
 func (r *receipt) wait(ctx context.Context) {
-	for r != nil {
-		// The sandbox refuses sendto(2) with an address.
-		_, err := unix.SendmsgN(r.fd, nil, nil, &unix.SockaddrUnix{Name: r.path}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) || !pause(ctx) {
-			return
-		}
+	if r == nil {
+		return
 	}
-	for r != nil && r.unread() && pause(ctx) {
+	err := r.send()
+	for (err == unix.EAGAIN || err == unix.EINTR) && pause(ctx) {
+		err = r.send()
 	}
+	for err == nil && r.unread() && pause(ctx) {
+	}
+}
+
+// send sends the empty datagram. It uses sendmsg(2), because the sandbox refuses sendto(2) with an address.
+func (r *receipt) send() error {
+	_, err := unix.SendmsgN(r.fd, nil, nil, &unix.SockaddrUnix{Name: r.path}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	return err
 }
 
 // unread reports whether the journal has not yet taken the datagram from its queue: until then it

@@ -40,7 +40,7 @@ func TestReceipt(t *testing.T) {
 		}
 		r.wait(ended)
 		if !full && !r.unread() {
-			t.Error("a datagram that nobody has read counts as read")
+			t.Error("an unread datagram counts as read")
 		}
 		done := make(chan struct{})
 		go func() { r.wait(t.Context()); close(done) }()

@@ -26,12 +26,12 @@ type Upgrade struct {
 // Plan divides TPMs into those to restart and those that cannot be, with the reason.
 type Plan struct {
 	Restart []TPM    `json:"restart"`
-	Cannot  []refuse `json:"cannot"`
+	Cannot  []refusal `json:"cannot"`
 	Fine    int      `json:"fine"` // number of TPMs that need no restart
 }
 
-// refuse is a TPM that cannot be restarted under its guest.
-type refuse struct {
+// refusal is a TPM that cannot be restarted under its guest.
+type refusal struct {
 	TPM  TPM    `json:"tpm"`
 	Why  string `json:"why"`
 	Help string `json:"help"`
@@ -46,7 +46,7 @@ type Result struct {
 
 // Plan decides about each TPM.
 func (u *Upgrade) Plan(ctx context.Context, tpms []TPM) Plan {
-	p := Plan{Restart: []TPM{}, Cannot: []refuse{}} // so that empty ones are arrays in JSON
+	p := Plan{Restart: []TPM{}, Cannot: []refusal{}} // so that empty ones are arrays in JSON
 	for _, t := range tpms {
 		switch {
 		case t.Restart == RestartNotNeeded:
@@ -56,7 +56,7 @@ func (u *Upgrade) Plan(ctx context.Context, tpms []TPM) Plan {
 			if why == "" {
 				p.Restart = append(p.Restart, t)
 			} else {
-				p.Cannot = append(p.Cannot, refuse{t, why, help})
+				p.Cannot = append(p.Cannot, refusal{t, why, help})
 			}
 		}
 	}

@@ -197,7 +197,7 @@ func (d *Dir) planRecovery() error {
 	if err != nil {
 		return err
 	}
-	foreseen := map[string]string{}
+	planned := map[string]string{}
 	for i, e := range j {
 		next, err := d.next(e)
 		switch {
@@ -206,12 +206,12 @@ func (d *Dir) planRecovery() error {
 		case next == overtaken && i == 0:
 			return nil
 		case next == rename:
-			foreseen[e.name] = stagedName(e.name)
+			planned[e.name] = stagedName(e.name)
 		case next == remove:
-			foreseen[e.name] = ""
+			planned[e.name] = ""
 		}
 	}
-	d.recovery = foreseen
+	d.recovery = planned
 	return nil
 }
 
