@@ -2,11 +2,14 @@
 package swtpm_test
 
 import (
+	"bytes"
 	"errors"
 	"go/ast"
+	"go/format"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -164,17 +167,47 @@ func TestLogrusHidden(t *testing.T) {
 	}
 }
 
-// TestSizes checks that functions fit a screen and files have about 400 lines. Generated files are
-// excepted.
-func TestSizes(t *testing.T) {
-	const function, file = 60, 420
+// TestFormatted checks that gofmt would change no source file. A name of another length moves the
+// column of a comment, which no compiler notices.
+func TestFormatted(t *testing.T) {
+	n := 0
+	for _, path := range goFiles(t) {
+		source, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // removed, but not yet from the index
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+		formatted, err := format.Source(source)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		} else if !bytes.Equal(source, formatted) {
+			t.Errorf("%s is not formatted: run gofmt -w %[1]s", path)
+		}
+	}
+	if n < 400 {
+		t.Errorf("found only %d files", n)
+	}
+}
+
+// goFiles returns the Go files that git knows.
+func goFiles(t *testing.T) []string {
+	t.Helper()
 	out, err := exec.Command("git", "ls-files", "*.go").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return strings.Fields(string(out))
+}
+
+// TestSizes checks that functions fit a screen and files have about 400 lines. Generated files are
+// excepted.
+func TestSizes(t *testing.T) {
+	const function, file = 60, 420
 	n := 0
-	for path := range strings.Lines(string(out)) {
-		path = strings.TrimSpace(path)
+	for _, path := range goFiles(t) {
 		files := token.NewFileSet()
 		f, err := parser.ParseFile(files, path, nil, parser.ParseComments)
 		if errors.Is(err, fs.ErrNotExist) { // removed, but not yet from the index

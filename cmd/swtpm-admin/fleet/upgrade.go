@@ -25,9 +25,9 @@ type Upgrade struct {
 
 // Plan divides TPMs into those to restart and those that cannot be, with the reason.
 type Plan struct {
-	Restart []TPM    `json:"restart"`
+	Restart []TPM     `json:"restart"`
 	Cannot  []refusal `json:"cannot"`
-	Fine    int      `json:"fine"` // number of TPMs that need no restart
+	Fine    int       `json:"fine"` // number of TPMs that need no restart
 }
 
 // refusal is a TPM that cannot be restarted under its guest.
