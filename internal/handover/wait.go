@@ -55,11 +55,18 @@ type Entry struct {
 	Record uintptr // address of the client's Record; 0 for none
 	Last   uint64  // Tick of the last reply or, without one, of the arrival; 0 without a client
 	Plain  uint32  // 1 if the engine may answer plain commands
-	Socket uint32  // 1 if the descriptor is a socket
+	Socket uint32  // NoSocket, OtherSocket or Stream
 
 	Listens uint32 // 1 if it is a listener of which the engine may accept clients
 	Fresh   uint32 // Fresh or FreshUsed of a client that the engine has accepted, otherwise 0
 }
+
+// The values of Entry.Socket.
+const (
+	NoSocket    = 0
+	OtherSocket = 1
+	Stream      = 2 // one read with enough space takes all that has arrived
+)
 
 // The values of Entry.Fresh.
 const (

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,13 +56,15 @@ static int is_plain(const unsigned char *b, uint32_t n)
 	return !swtpm_is_version2() || tag == TAG_NO_SESSIONS || tag == TAG_SESSIONS;
 }
 
+// swtpm_receive returns what has arrived. The calls here are not those of libc: in a process with threads, each of
+// those costs two atomic operations more, because pthread_cancel(3) may interrupt them.
 ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap)
 {
 	if (c->record != 0)
 		return swtpm_record_receive((struct record *)c->record, fd, buf, cap);
 	if (c->socket)
-		return recv(fd, buf, cap, MSG_DONTWAIT);
-	return read(fd, buf, cap);
+		return syscall(SYS_recvfrom, fd, buf, (size_t)cap, MSG_DONTWAIT, NULL, NULL);
+	return syscall(SYS_read, fd, buf, (size_t)cap);
 }
 
 // swtpm_respond sends as much of the response as is possible without waiting, and returns the
@@ -75,7 +78,7 @@ uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, ui
 		return 0;
 	do
 		n = c->record != 0 ? swtpm_record_send((struct record *)c->record, fd, b, len)
-				   : send(fd, b, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+				   : syscall(SYS_sendto, fd, b, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? 0 : (uint32_t)n;
 }
@@ -116,8 +119,10 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 		return 0;
 	}
 	n = swtpm_receive(s->polls[i].fd, c, s->buf, s->cap);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+		swtpm_watch_again(s, i, errno == EAGAIN);
 		return 1;
+	}
 	if (n == 0 && leave(s, i))
 		return 1;
 	if (n <= 0) {
@@ -146,8 +151,10 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	ev->held = is_past(deadline);
 	sent = ev->held ? 0 : swtpm_respond(s->polls[i].fd, c, rsp.b, rsp.n);
 	swtpm_answered(s, i);
-	if (sent == rsp.n)
+	if (sent == rsp.n) {
+		swtpm_watch_again(s, i, n < s->cap);
 		return 1;
+	}
 	ev->kind = EVENT_REST;
 	ev->rest = rsp.b + sent;
 	ev->n = rsp.n - sent;

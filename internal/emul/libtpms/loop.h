@@ -18,6 +18,9 @@ struct entry {
 	uint32_t fresh;
 };
 
+// The values of entry.socket: a descriptor that is no socket, a socket of another type, a stream socket.
+enum { NO_SOCKET = 0, SOCKET = 1, SOCKET_STREAM = 2 };
+
 // The values of entry.fresh: a client that Go does not know yet, without and with a reply.
 enum { FRESH = 1, FRESH_USED = 2 };
 
@@ -89,9 +92,10 @@ int64_t swtpm_deadline(const struct set *s);
 int swtpm_poll(struct set *s, int64_t end, int most_ms);
 int swtpm_needs_go(const struct set *s);
 // swtpm_watch enters the descriptors of the set into epoll, swtpm_watch_new one that the loop has accepted.
-// swtpm_ready waits for them.
+// swtpm_ready waits for them. swtpm_watch_again is called after a read from client i that ended its turn; all says that it took all that had arrived.
 void swtpm_watch(struct set *s);
 void swtpm_watch_new(struct set *s, uint32_t i);
+void swtpm_watch_again(struct set *s, uint32_t i, int all);
 int swtpm_ready(struct set *s, int ms);
 // swtpm_answered records that client i has had a reply.
 void swtpm_answered(struct set *s, uint32_t i);

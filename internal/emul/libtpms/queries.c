@@ -91,8 +91,10 @@ static int reply(struct set *s, uint32_t i, const unsigned char *b, uint32_t len
 		swtpm_set_locality(b[4]);
 	sent = swtpm_respond(s->polls[i].fd, &s->clients[i], rep, len);
 	swtpm_answered(s, i);
-	if (sent == len)
+	if (sent == len) {
+		swtpm_watch_again(s, i, 1);
 		return 1;
+	}
 	*ev = (struct event){ .kind = EVENT_REST, .at = i, .n = len - sent, .rest = rep + sent };
 	return 0;
 }
@@ -106,8 +108,10 @@ static int query_recorded(struct set *s, uint32_t i, struct event *ev)
 	ssize_t n = recv(fd, b, sizeof b, MSG_PEEK | MSG_DONTWAIT);
 	uint32_t len;
 
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+		swtpm_watch_again(s, i, errno == EAGAIN);
 		return 1;
+	}
 	len = prepare(s, b, n, rep);
 	if (len == 0 || swtpm_receive(fd, &s->clients[i], b, (uint32_t)n) != n) {
 		s->clients[i].plain = 0;
@@ -130,8 +134,10 @@ static int query(struct set *s, uint32_t i, struct event *ev)
 	if (s->clients[i].record != 0)
 		return query_recorded(s, i, ev);
 	n = receive(s, i, &fd);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+		swtpm_watch_again(s, i, errno == EAGAIN);
 		return 1;
+	}
 	if (n == 0 && swtpm_close(s, i))
 		return 1;
 	if (n <= 0) {

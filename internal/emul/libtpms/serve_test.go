@@ -43,7 +43,7 @@ func newServing(t *testing.T) *serving {
 	set := &handover.Set{
 		Epoll:   epoll,
 		Polls:   []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(p[0]), Events: unix.POLLIN}},
-		Clients: []handover.Entry{{}, {Plain: 1, Socket: 1}},
+		Clients: []handover.Entry{{}, {Plain: 1, Socket: handover.Stream}},
 		Buf:     make([]byte, 4105),
 		Wait:    -1,
 	}

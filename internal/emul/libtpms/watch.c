@@ -4,11 +4,17 @@
 // Go fills the set anew for each call, so a descriptor may have another place, other events or be
 // missing. swtpm_watch therefore enters all of them again. The kernel names a descriptor by the number in
 // data: the call, the place in the set and the descriptor.
+//
+// Stream sockets of plain clients are edge-triggered: the kernel reports a client when something arrives, and
+// not until then. Otherwise it would look at each client that was reported a second time, at the next wait. One
+// read takes all that has arrived unless it fills the buffer, and the end of the connection has an event of its own
+// (EPOLLRDHUP). The loop enters the client again after both, and after each return to Go.
 #define _GNU_SOURCE
 #include "loop.h"
 
 #include <errno.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { AT_ONCE = 32, FD_BITS = 32, PLACE_BITS = 16 };
@@ -30,6 +36,8 @@ static int enter(const struct set *s, uint32_t i, int op)
 {
 	struct epoll_event e = { .events = (uint16_t)s->polls[i].events, .data.u64 = number(s, i) };
 
+	if (s->clients[i].plain && s->clients[i].socket == SOCKET_STREAM)
+		e.events |= EPOLLET | EPOLLRDHUP;
 	return s->polls[i].fd < 0 || epoll_ctl(s->epoll, op, s->polls[i].fd, &e) == 0 ? 0 : errno;
 }
 
@@ -51,6 +59,12 @@ void swtpm_watch(struct set *s)
 	}
 }
 
+void swtpm_watch_again(struct set *s, uint32_t i, int all)
+{
+	if (s->epoll > 0 && (!all || s->polls[i].revents != POLLIN) && enter(s, i, EPOLL_CTL_MOD) != 0)
+		use_poll(s);
+}
+
 // unwatch removes a descriptor that has an event, but is not in the set, because Go ignores it for now. It
 // returns 0 if the descriptor cannot be removed: it was closed while another process has the same open file.
 static int unwatch(struct set *s, const struct epoll_event *e)
@@ -66,7 +80,7 @@ int swtpm_ready(struct set *s, int ms)
 
 	if (s->epoll <= 0)
 		return poll(s->polls, s->n, ms);
-	n = epoll_pwait(s->epoll, list, AT_ONCE, ms, NULL);
+	n = (int)syscall(SYS_epoll_pwait, s->epoll, list, AT_ONCE, ms, NULL, 0); // see swtpm_receive
 	if (n < 0)
 		return n;
 	for (uint32_t i = 0; i < s->n; i++)

@@ -2,6 +2,7 @@ package libtpms_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func (s *serving) extra(t *testing.T) (fd, peer int) {
 	}
 	t.Cleanup(func() { _ = unix.Close(p[1]) })
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(p[0]), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: 1})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.Stream})
 	return p[0], p[1]
 }
 
@@ -79,7 +80,7 @@ func TestWatchDropped(t *testing.T) {
 	s.rounds(t, x, 3)
 	s.answers(t, x, false)
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: 1})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.Stream})
 	s.answers(t, x, false)
 	b := make([]byte, 100)
 	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
@@ -132,7 +133,7 @@ func TestWatchReused(t *testing.T) {
 	_ = unix.Close(next)
 	defer unix.Close(fd)
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: 1})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.Stream})
 	if _, err := unix.Write(peer, getCap); err != nil {
 		t.Fatal(err)
 	}
@@ -156,4 +157,81 @@ func TestWatchFile(t *testing.T) {
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(f.Fd())}) // without events
 	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1})
 	s.answers(t, x, true)
+}
+
+// both sends two messages at once, before Serve looks at the client, and checks that each gets a response; nothing
+// wakes Serve in between.
+func (s *serving) both(t *testing.T, x *emul.TPM, peer int, first []byte) {
+	t.Helper()
+	if _, err := unix.Write(peer, first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(peer, getCap); err != nil {
+		t.Fatal(err)
+	}
+	s.start(x)
+	_ = unix.SetsockoptTimeval(peer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+	var all []byte
+	for b := make([]byte, 100); !bytes.HasSuffix(all, getCapRsp) || len(all) == len(getCapRsp); {
+		n, err := unix.Read(peer, b)
+		if n <= 0 {
+			t.Fatalf("received %x, then %d bytes, %v", all, n, err)
+		}
+		all = append(all, b[:n]...)
+	}
+	s.wake(t)
+	s.returns(t)
+}
+
+// TestWatchDatagrams checks two commands that have arrived in two messages: one read does not take both.
+func TestWatchDatagrams(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(p[0]), Events: unix.POLLIN})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.OtherSocket})
+	s.both(t, x, p[1], getCap)
+}
+
+// TestWatchFull checks a command that fills the buffer, so that the next one is not read with it.
+func TestWatchFull(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	fd, peer := s.extra(t)
+	defer unix.Close(fd)
+	full := make([]byte, len(s.set.Buf))
+	copy(full, getCap)
+	binary.BigEndian.PutUint32(full[2:], uint32(len(full))) // the TPM refuses it, as too large
+	s.both(t, x, peer, full)
+}
+
+// TestWatchEnd checks a client that sends a command and then the end of its data, before Serve looks at it: the end
+// is noticed after the response, although nothing more arrives.
+func TestWatchEnd(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	fd, peer := s.extra(t)
+	defer unix.Close(fd)
+	if _, err := unix.Write(peer, getCap); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Shutdown(peer, unix.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	s.start(x)
+	if e := s.returns(t); e.Kind != handover.EventClosed || e.At != 2 || e.Err != nil {
+		t.Errorf("Serve() = %+v, want the end of client 2", e)
+	}
+	b := make([]byte, 100)
+	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
+		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
+	}
 }

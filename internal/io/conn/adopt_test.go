@@ -33,7 +33,7 @@ func (a *acceptor) wait(s *handover.Set) handover.Event {
 		atomic.AddUint64(&s.Counts.Connections, 1)
 		atomic.AddUint64(&s.Counts.Clients, 1)
 		s.Polls = append(s.Polls, unix.PollFd{Fd: -1}, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-		s.Clients = append(s.Clients, handover.Entry{}, handover.Entry{Last: s.Tick, Plain: 1, Socket: 1, Fresh: handover.Fresh})
+		s.Clients = append(s.Clients, handover.Entry{}, handover.Entry{Last: s.Tick, Plain: 1, Socket: handover.Stream, Fresh: handover.Fresh})
 	}
 	return ev
 }

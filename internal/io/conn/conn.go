@@ -65,7 +65,7 @@ type Handler interface {
 // Conn is one client. Only the loop uses it.
 type Conn struct {
 	FD       int
-	Socket   bool
+	Socket   uint32 // as in handover.Entry
 	Handover Handover
 	Server   *Server
 

@@ -171,7 +171,7 @@ func (s *Server) adopt() {
 			continue
 		}
 		c := &Conn{
-			FD: int(s.set.Polls[i].Fd), Socket: true, Server: s,
+			FD: int(s.set.Polls[i].Fd), Socket: handover.Stream, Server: s,
 			used: e.Fresh == handover.FreshUsed, last: e.Last, Events: unix.POLLIN,
 		}
 		s.conns, s.at = append(s.conns, c), append(s.at, c)
@@ -183,12 +183,9 @@ func (s *Server) watch(c *Conn, fd int, events int16) {
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: events})
 	var e handover.Entry
 	if c != nil {
-		e.Last = c.last
+		e.Last, e.Socket = c.last, c.Socket
 		if c.Plain {
 			e.Plain = 1
-		}
-		if c.Socket {
-			e.Socket = 1
 		}
 		e.SetRecord(c.Handover.Record)
 	}
@@ -307,10 +304,9 @@ func (s *Server) release() (t time.Time) {
 
 // add begins to serve a client.
 func (s *Server) add(fd int, h Handover, attached, resumed bool) {
-	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	s.set.Tick++
 	c := &Conn{
-		FD: fd, Socket: err == nil, Handover: h, Server: s, attached: attached,
+		FD: fd, Socket: socketOf(fd), Handover: h, Server: s, attached: attached,
 		used: h.Record.Used(), last: s.set.Tick, Events: unix.POLLIN,
 	}
 	s.conns = append(s.conns, c)
@@ -318,6 +314,17 @@ func (s *Server) add(fd int, h Handover, attached, resumed bool) {
 	atomic.AddUint64(&s.counts.Connections, 1)
 	s.changed()
 	c.Handler = s.opt.New(c, resumed)
+}
+
+// socketOf returns the value of Entry.Socket for a descriptor.
+func socketOf(fd int) uint32 {
+	switch t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); {
+	case err != nil:
+		return handover.NoSocket
+	case t == unix.SOCK_STREAM:
+		return handover.Stream
+	}
+	return handover.OtherSocket
 }
 
 func (s *Server) changed() {

@@ -104,7 +104,7 @@ func (c *client) took(b []byte, err error) {
 
 // read reads the bytes that have arrived into b.
 func (c *client) read(b []byte) (n int, err error) {
-	if c.Socket {
+	if c.Socket != handover.NoSocket {
 		n, _, err = c.Handover.Record.Receive(c.FD, b, nil, 0)
 	} else {
 		n, err = unix.Read(c.FD, b)
@@ -186,7 +186,7 @@ func (c *client) send(b []byte) {
 		case err == unix.EAGAIN:
 			c.wait(b)
 			return
-		case err == unix.EIO && !c.Socket:
+		case err == unix.EIO && c.Socket == handover.NoSocket:
 			c.s.opt.Log.Infof("data client: %v", errRefused)
 			c.answered()
 			return
@@ -209,7 +209,7 @@ func (c *client) wait(b []byte) {
 }
 
 func (c *client) write(b []byte) (int, error) {
-	if c.Socket {
+	if c.Socket != handover.NoSocket {
 		return c.Handover.Record.Send(c.FD, b)
 	}
 	return unix.Write(c.FD, b)
