@@ -292,9 +292,21 @@ func (t *TPM) admit() {
 	if t.loop == nil {
 		return
 	}
-	queries := !t.opt.GoPath
 	t.loop.SetDeadline(t.deadline())
-	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.GoPath && t.opt.Traffic == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
+	ready := t.on.Load() && t.ownsState() && t.undo == nil
+	needed := t.isObserved() || t.limitActive() || t.ledger.due()
+	t.loop.Admit(ready && !needed, !t.opt.GoPath)
 }
+
+// ownsState reports whether no other process may use the state: the storage lock is held, and no
+// other host has acquired a state in a cluster store.
+func (t *TPM) ownsState() bool { return !t.released && t.lease.taken == nil }
+
+// isObserved reports whether the traffic log or a recording gets every command.
+func (t *TPM) isObserved() bool { return t.opt.GoPath || t.opt.Traffic != nil }
+
+// limitActive reports whether a command may be refused: the guest stores too often, or the disk was
+// full, so that a wrong authorization may not be counted (see guesses).
+func (t *TPM) limitActive() bool { return t.limit.empty || !t.guesses.since.IsZero() }
 
 func goroutine(f func()) { go f() }
