@@ -13,7 +13,7 @@ import (
 // The requests of this file have a body of any length, or a descriptor.
 
 // hashData handles HASH_DATA: a length and that many bytes.
-func (c *session) hashData() {
+func (c *serverConn) hashData() {
 	var q HashReq
 	n, err := binary.Decode(c.req.body, binary.BigEndian, &q)
 	if err != nil || len(c.req.body)-n > int(q.Length) {
@@ -25,7 +25,7 @@ func (c *session) hashData() {
 }
 
 // hash hashes a piece of the body.
-func (c *session) hash(piece []byte) {
+func (c *serverConn) hash(piece []byte) {
 	c.engine(func() ([]byte, error) { return nil, c.s.tpm.HashData(piece) }, func(_ []byte, err error) {
 		c.body.left -= len(piece)
 		c.req.unread = c.body.left
@@ -38,7 +38,7 @@ func (c *session) hash(piece []byte) {
 }
 
 // hashMore hashes the next n bytes.
-func (c *session) hashMore(n int, err error) {
+func (c *serverConn) hashMore(n int, err error) {
 	if err != nil {
 		c.req.unread, c.req.last = 0, true
 		c.finish(nil, tpm.IOError)
@@ -49,7 +49,7 @@ func (c *session) hashMore(n int, err error) {
 
 // setState collects a blob before it uses the engine, so that a slow sender delays no
 // other client.
-func (c *session) setState() {
+func (c *serverConn) setState() {
 	c.engine(func() ([]byte, error) { return nil, c.s.tpm.PrepareSetState() }, func(_ []byte, err error) {
 		if err != nil {
 			c.req.after = func() { c.s.opt.End(err) }
@@ -61,7 +61,7 @@ func (c *session) setState() {
 }
 
 // prepared starts to collect the blob.
-func (c *session) prepared() {
+func (c *serverConn) prepared() {
 	q := &c.body.set
 	size, err := binary.Decode(c.req.body, binary.BigEndian, q)
 	switch {
@@ -78,7 +78,7 @@ func (c *session) prepared() {
 }
 
 // collect waits for the rest of a blob, or passes it to the TPM.
-func (c *session) collect() {
+func (c *serverConn) collect() {
 	b := &c.body
 	if n := len(b.blob); n < int(b.set.Length) {
 		c.receive(collecting, b.blob[n:b.set.Length], c.s.opt.waits.body)
@@ -95,7 +95,7 @@ func (c *session) collect() {
 }
 
 // collectMore adds n bytes to the blob.
-func (c *session) collectMore(n int, err error) {
+func (c *serverConn) collectMore(n int, err error) {
 	if err != nil {
 		c.req.unread, c.req.last = 0, true
 		c.finish(nil, tpm.BadParameter)
@@ -106,7 +106,7 @@ func (c *session) collectMore(n int, err error) {
 }
 
 // setDataFD passes the descriptor that came with the request to the data channel.
-func (c *session) setDataFD() error {
+func (c *serverConn) setDataFD() error {
 	switch {
 	case c.s.opt.DataBusy():
 		return fmt.Errorf("%w: %w", conn.ErrBusy, tpm.IOError)

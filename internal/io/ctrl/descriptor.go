@@ -6,7 +6,7 @@ import (
 
 // recv receives the bytes that have arrived. The first descriptor that comes with a request is
 // stored in c.fd, unless drop is set; all others are closed.
-func (c *session) recv(b []byte, drop bool) (int, error) {
+func (c *serverConn) recv(b []byte, drop bool) (int, error) {
 	oob := c.s.oob[:]
 	n, oobn, err := c.Handover.Record.Receive(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
 	if err == unix.EINTR || err == unix.EAGAIN {
@@ -55,7 +55,7 @@ func firstFD(oob []byte) int {
 	return first
 }
 
-func (c *session) closeFD() {
+func (c *serverConn) closeFD() {
 	if c.buf != nil && c.fd >= 0 {
 		_ = unix.Close(c.fd)
 	}

@@ -14,14 +14,14 @@ import (
 
 // engineCall is the use of the engine by a request.
 type engineCall struct {
-	client *session
+	client *serverConn
 	do     func() ([]byte, error)
 	next   func([]byte, error)
 }
 
 // engine calls do on the thread of the engine and then, back on this one, next with its
 // results.
-func (c *session) engine(do func() ([]byte, error), next func([]byte, error)) {
+func (c *serverConn) engine(do func() ([]byte, error), next func([]byte, error)) {
 	call := engineCall{c, do, next}
 	if c.s.running >= max(1, c.s.opt.MaxClients-1) {
 		c.Become(conn.Idle, 0, 0)
@@ -57,6 +57,6 @@ func (s *Server) leaveEngine(call engineCall, reply []byte, err error) {
 }
 
 // dropWaiting removes the request of a client that leaves.
-func (s *Server) dropWaiting(c *session) {
+func (s *Server) dropWaiting(c *serverConn) {
 	s.waiting = slices.DeleteFunc(s.waiting, func(call engineCall) bool { return call.client == c })
 }

@@ -9,7 +9,7 @@ import (
 // resume replies to the request that the previous process has received and not replied
 // to, if any. It is not known whether it was executed. The part of it that is
 // still to arrive is dropped.
-func (c *session) resume() {
+func (c *serverConn) resume() {
 	st := c.Handover.Record.Unfinished()
 	switch {
 	case st.Broken:
@@ -24,7 +24,7 @@ func (c *session) resume() {
 }
 
 // awaitInterrupted waits for the missing part of the request, or replies.
-func (c *session) awaitInterrupted() {
+func (c *serverConn) awaitInterrupted() {
 	if left := need(c.body.head) - c.body.n; left > 0 {
 		c.receive(interrupted, c.buf[:min(len(c.buf), left)], c.s.opt.waits.body)
 		return
@@ -42,7 +42,7 @@ func (c *session) awaitInterrupted() {
 }
 
 // dropInterrupted drops bytes of the request.
-func (c *session) dropInterrupted(n int, err error) {
+func (c *serverConn) dropInterrupted(n int, err error) {
 	if err != nil {
 		c.end(err)
 		return

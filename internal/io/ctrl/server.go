@@ -133,7 +133,7 @@ func (s *Server) fixed() (list []handover.Fixed) {
 }
 
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
-	x := &session{Conn: c, s: s, fd: -1}
+	x := &serverConn{Conn: c, s: s, fd: -1}
 	if resumed {
 		x.resume()
 	} else {

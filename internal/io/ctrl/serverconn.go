@@ -45,8 +45,9 @@ const (
 	interrupted              // the rest of a request that a restart has interrupted
 )
 
-// session is the connection of one client of the control channel.
-type session struct {
+// serverConn is the connection of one client of the control channel, as the server sees it. Client is
+// the other end.
+type serverConn struct {
 	*conn.Conn
 	s *Server
 
@@ -65,7 +66,7 @@ type session struct {
 
 // request is the state of the request that is handled.
 type request struct {
-	body   []byte // the part that came with the code; in session.buf
+	body   []byte // the part that came with the code; in serverConn.buf
 	unread int    // bytes of the body that were not received
 	last   bool   // nothing can follow: the body was cut short, or the process ends
 	after  func() // runs once the reply is sent
@@ -82,7 +83,7 @@ type body struct {
 }
 
 // idle waits for the next request.
-func (c *session) idle() {
+func (c *serverConn) idle() {
 	if c.buf != nil {
 		c.s.release(c.buf)
 	}
@@ -93,7 +94,7 @@ func (c *session) idle() {
 }
 
 // Serve handles a request that the engine has received, or sends the rest of its reply.
-func (c *session) Serve(e handover.Event) {
+func (c *serverConn) Serve(e handover.Event) {
 	switch e.Kind {
 	case handover.EventMessage:
 		c.begin()
@@ -111,7 +112,7 @@ func (c *session) Serve(e handover.Event) {
 }
 
 // Ready handles a descriptor that is ready.
-func (c *session) Ready(ok bool) {
+func (c *serverConn) Ready(ok bool) {
 	switch {
 	case c.out != nil:
 		c.send()
@@ -129,7 +130,7 @@ func (c *session) Ready(ok bool) {
 }
 
 // Expired handles a deadline.
-func (c *session) Expired() {
+func (c *serverConn) Expired() {
 	switch {
 	case c.out != nil:
 		c.end(errUnread)
@@ -141,13 +142,13 @@ func (c *session) Expired() {
 }
 
 // receive waits for the next bytes of a body, at most len(into).
-func (c *session) receive(p phase, into []byte, wait time.Duration) {
+func (c *serverConn) receive(p phase, into []byte, wait time.Duration) {
 	c.phase, c.into = p, into
 	c.Become(conn.Partial, unix.POLLIN, wait)
 }
 
 // received handles n bytes in c.into, or an error.
-func (c *session) received(n int, err error) {
+func (c *serverConn) received(n int, err error) {
 	switch c.phase {
 	case hashing:
 		c.hashMore(n, err)
@@ -161,7 +162,7 @@ func (c *session) received(n int, err error) {
 }
 
 // begin reserves memory for a request.
-func (c *session) begin() {
+func (c *serverConn) begin() {
 	c.Plain = false
 	if c.buf == nil {
 		c.buf = c.s.take()
@@ -170,7 +171,7 @@ func (c *session) begin() {
 }
 
 // start receives the start of a request.
-func (c *session) start() {
+func (c *serverConn) start() {
 	c.begin()
 	n, err := c.recv(c.buf[c.n:], false)
 	if err == errAgain {
@@ -184,7 +185,7 @@ func (c *session) start() {
 }
 
 // started handles the request after n more bytes were received, once enough of it has arrived.
-func (c *session) started(n int) {
+func (c *serverConn) started(n int) {
 	c.n += n
 	if msg := c.buf[:c.n]; len(msg) < need(msg) && len(msg) < len(c.buf) {
 		c.Become(conn.Partial, unix.POLLIN, c.s.opt.waits.request)
@@ -194,7 +195,7 @@ func (c *session) started(n int) {
 }
 
 // handle handles the request in c.buf.
-func (c *session) handle() {
+func (c *serverConn) handle() {
 	msg := c.buf[:c.n]
 	c.s.opt.Log.Dump(" Ctrl Cmd:", msg)
 	c.req = request{body: msg[4:], unread: max(0, need(msg)-len(msg))}
@@ -230,7 +231,7 @@ func (c *session) handle() {
 
 // finish replies to the request, after the rest of a refused one has been dropped: it is
 // not a request. Without a reply the client gets the result of err.
-func (c *session) finish(reply []byte, err error) {
+func (c *serverConn) finish(reply []byte, err error) {
 	if err != nil && c.s.opt.Postpone != nil && c.Handover.Record != nil && c.s.opt.Postpone(err) {
 		c.Become(conn.Idle, 0, 0) // the record says that the request waits
 		return
@@ -249,12 +250,12 @@ func (c *session) finish(reply []byte, err error) {
 }
 
 // drain waits for bytes that the client may still send of a refused request.
-func (c *session) drain() {
+func (c *serverConn) drain() {
 	c.receive(draining, c.buf[:min(c.req.unread, len(c.buf))], c.s.opt.waits.quiet)
 }
 
 // drained drops bytes until the client is quiet for a moment, and replies.
-func (c *session) drained(n int, err error) {
+func (c *serverConn) drained(n int, err error) {
 	c.req.unread -= n
 	if err == nil && c.req.unread > 0 && time.Now().Before(c.body.end) {
 		c.drain()
@@ -265,7 +266,7 @@ func (c *session) drained(n int, err error) {
 }
 
 // reply sends the reply.
-func (c *session) reply(rep []byte) {
+func (c *serverConn) reply(rep []byte) {
 	c.closeFD()
 	c.Answered() // before the client can know, and rely on it
 	c.s.opt.Log.Dump(" Ctrl Rsp:", rep)
@@ -276,7 +277,7 @@ func (c *session) reply(rep []byte) {
 
 // send writes as much of the reply as possible without waiting. The rest follows when the client
 // has read.
-func (c *session) send() {
+func (c *serverConn) send() {
 	before := len(c.out)
 	for len(c.out) > 0 {
 		n, err := c.Handover.Record.Send(c.FD, c.out)
@@ -299,7 +300,7 @@ func (c *session) send() {
 }
 
 // replied continues after a reply, which was sent unless err is set.
-func (c *session) replied(err error) {
+func (c *serverConn) replied(err error) {
 	c.wipe()
 	after, last := c.req.after, c.req.last
 	if after != nil {
@@ -316,7 +317,7 @@ func (c *session) replied(err error) {
 }
 
 // wipe clears memory that may contain a state blob.
-func (c *session) wipe() {
+func (c *serverConn) wipe() {
 	clear(c.rep)
 	clear(c.buf)
 	clear(c.body.blob[:cap(c.body.blob)])
@@ -324,7 +325,7 @@ func (c *session) wipe() {
 }
 
 // end closes the connection because of err.
-func (c *session) end(err error) {
+func (c *serverConn) end(err error) {
 	if err != errClosed {
 		c.s.opt.Log.Infof("control client: %v: connection closed", err)
 	}
@@ -332,7 +333,7 @@ func (c *session) end(err error) {
 }
 
 // Release releases the memory and the descriptor of the client.
-func (c *session) Release() {
+func (c *serverConn) Release() {
 	c.s.dropWaiting(c)
 	if c.buf != nil {
 		c.closeFD()
