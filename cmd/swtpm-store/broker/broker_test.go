@@ -80,14 +80,14 @@ func (h *host) ended() {
 	s := h.b.state("vm1")
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
 		s.mu.Lock()
-		if s.session == nil {
+		if s.client == nil {
 			h.b.drop(s)
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
 		if time.Since(begin) > patience {
-			h.t.Fatal("the session does not end")
+			h.t.Fatal("the broker does not notice the end of the connection")
 		}
 	}
 }
@@ -373,7 +373,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add(append(slices.Clone(open), store.End(append(store.Begin(nil, byte(store.Put)), make([]byte, 12)...))...))
 	b := New(Options{Driver: driver.NewMemory(), Host: "a", Allow: func(Credentials, string) bool { return true }, Log: discard{}})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		x := &session{b: b}
+		x := &client{b: b}
 		defer x.leave()
 		for len(in) > 4 {
 			n := min(len(in), 64)

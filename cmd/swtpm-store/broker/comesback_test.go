@@ -85,13 +85,13 @@ func TestLostConnection(t *testing.T) {
 // resumeOnce runs one RESUME of g for a client without a connection.
 func (h *host) resumeOnce(t *testing.T, g store.Grant) error {
 	t.Helper()
-	x := &session{b: h.b, state: h.b.state("vm1"), cred: Credentials{PID: 1}}
+	x := &client{b: h.b, state: h.b.state("vm1"), cred: Credentials{PID: 1}}
 	x.state.mu.Lock()
 	defer x.state.mu.Unlock()
 	defer h.b.drop(x.state)
 	body := binary.BigEndian.AppendUint64(nil, g.Token)
 	err := x.resume(t.Context(), store.NewBody(binary.BigEndian.AppendUint64(body, g.Revision)))
-	x.state.session = nil
+	x.state.client = nil
 	return err
 }
 

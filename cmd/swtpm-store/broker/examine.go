@@ -29,7 +29,7 @@ type examination struct {
 }
 
 // examine replies with the faults of the store.
-func (x *session) examine(ctx context.Context, r *store.Body) error {
+func (x *client) examine(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}

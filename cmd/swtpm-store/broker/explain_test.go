@@ -14,7 +14,7 @@ import (
 func TestExplain(t *testing.T) {
 	for kind, want := range map[error]store.Status{driver.ErrUnreachable: store.StatusUnreachable, driver.ErrDamaged: store.StatusDamaged, errDenied: store.StatusDenied} {
 		err := fmt.Errorf("state vm1: %w: the cause", kind)
-		if s, text := (&session{}).explain(err); s != want || text != "state vm1: the cause" {
+		if s, text := (&client{}).explain(err); s != want || text != "state vm1: the cause" {
 			t.Errorf("%v, %q, want %v without %q", s, text, want, kind)
 		}
 	}
@@ -40,7 +40,7 @@ func TestStoredByAnother(t *testing.T) {
 	if n := log.count("another program has stored generation 5, so this host stores no copy"); n != 1 {
 		t.Errorf("the log has %q", log.lines)
 	}
-	s, text := (&session{}).explain(driver.ErrStored)
+	s, text := (&client{}).explain(driver.ErrStored)
 	if s != store.StatusDamaged || text != "the generation is stored already" {
 		t.Errorf("explain = %v, %q", s, text)
 	}

@@ -17,8 +17,8 @@ import (
 // Each method below runs one request with x.state.mu held, and appends the reply to x.out.
 
 // owns returns an error unless this client owns the state.
-func (x *session) owns() error {
-	if x.state.session != x || x.state.token == 0 {
+func (x *client) owns() error {
+	if x.state.client != x || x.state.token == 0 {
 		return fmt.Errorf("%w: this client did not acquire the state", driver.ErrFenced)
 	}
 	return nil
@@ -27,23 +27,23 @@ func (x *session) owns() error {
 // free returns an error if another process of this host uses the state. A TPM that was killed does
 // not, even if the broker has not replied to its last request yet. A TPM that runs and has lost its
 // connection keeps its state for the time to live of the lease.
-func (x *session) free() error {
+func (x *client) free() error {
 	s := x.state
-	if s.session == x || s.session == nil && s.token == 0 {
+	if s.client == x || s.client == nil && s.token == 0 {
 		return nil
 	}
 	ended := s.pid == x.cred.PID || s.pid == 0 || hasEnded(s.pid)
 	switch {
-	case s.session == nil && (ended || x.b.o.now() > s.until):
+	case s.client == nil && (ended || x.b.o.now() > s.until):
 		return nil
-	case s.session != nil && ended && s.session.stream.gone(): // the other session has not called leave yet
+	case s.client != nil && ended && s.client.stream.gone(): // the other client has not called leave yet
 		x.b.awaitReconnect(s, x.b.o.TTL)
 		return nil
 	}
 	return &driver.OwnedError{Owner: x.b.owner(x.b.known(), s.pid), Epoch: s.epoch}
 }
 
-func (x *session) acquire(ctx context.Context, r *store.Body) error {
+func (x *client) acquire(ctx context.Context, r *store.Body) error {
 	compare, handover := r.Uint8()&store.CompareHandover != 0, driver.Sum(r.Sum())
 	if err := r.Done(); err != nil {
 		return err
@@ -61,12 +61,12 @@ func (x *session) acquire(ctx context.Context, r *store.Body) error {
 		}
 		return cmp.Or(fault, errHandover)
 	}
-	x.state.session = x
+	x.state.client = x
 	x.out = x.state.grant(deadline).Append(x.out)
 	return nil
 }
 
-func (x *session) resume(ctx context.Context, r *store.Body) error {
+func (x *client) resume(ctx context.Context, r *store.Body) error {
 	token, last := driver.Token(r.Uint64()), driver.Revision(r.Uint64())
 	if err := r.Done(); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (x *session) resume(ctx context.Context, r *store.Body) error {
 	}
 	// The previous connection of the same TPM may not have been closed yet: the token
 	// proves that it is the same one.
-	if x.state.session != nil && x.state.token != token && x.state.granted != token {
+	if x.state.client != nil && x.state.token != token && x.state.granted != token {
 		if err := x.free(); err != nil {
 			return err
 		}
@@ -86,21 +86,21 @@ func (x *session) resume(ctx context.Context, r *store.Body) error {
 		x.comesBack(err)
 		return err
 	}
-	x.state.session = x
+	x.state.client = x
 	x.out = x.state.grant(deadline).Append(x.out)
 	return nil
 }
 
 // comesBack keeps the state after a RESUME that failed with err for now: the TPM is expected to send
 // another one.
-func (x *session) comesBack(err error) {
+func (x *client) comesBack(err error) {
 	_, owned := errors.AsType[*driver.OwnedError](err)
-	if s := x.state; s.session == nil && s.token != 0 && !owned && !errors.Is(err, driver.ErrFenced) {
+	if s := x.state; s.client == nil && s.token != 0 && !owned && !errors.Is(err, driver.ErrFenced) {
 		x.b.awaitReconnect(s, x.b.o.TTL)
 	}
 }
 
-func (x *session) renew(ctx context.Context, r *store.Body) error {
+func (x *client) renew(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (x *session) renew(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-func (x *session) get(ctx context.Context, r *store.Body) error {
+func (x *client) get(ctx context.Context, r *store.Body) error {
 	item := r.String()
 	if err := r.Done(); err != nil {
 		return err
@@ -153,7 +153,7 @@ func (x *session) get(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-func (x *session) put(ctx context.Context, r *store.Body) error {
+func (x *client) put(ctx context.Context, r *store.Body) error {
 	generation, items := r.Uint64(), driver.Items{}
 	for _, i := range r.Items() {
 		if !store.ValidName(i.Name) {
@@ -188,7 +188,7 @@ func (x *session) put(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-func (x *session) release(ctx context.Context, r *store.Body) error {
+func (x *client) release(ctx context.Context, r *store.Body) error {
 	handover := driver.Sum(r.Sum())
 	if err := r.Done(); err != nil {
 		return err
@@ -199,11 +199,11 @@ func (x *session) release(ctx context.Context, r *store.Body) error {
 	if err := x.b.release(ctx, x.state, handover); err != nil {
 		return err
 	}
-	x.state.session = nil
+	x.state.client = nil
 	return nil
 }
 
-func (x *session) remove(ctx context.Context, r *store.Body) error {
+func (x *client) remove(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func (x *session) remove(ctx context.Context, r *store.Body) error {
 		return err
 	}
 	x.b.o.Log.Infof("state %s removed by user %d", x.state.name, x.cred.UID)
-	x.state.token, x.state.session, x.state.lost = 0, nil, nil
+	x.state.token, x.state.client, x.state.lost = 0, nil, nil
 	return nil
 }
 
@@ -226,7 +226,7 @@ func entry(e driver.Entry) store.Entry {
 	return out
 }
 
-func (x *session) list(ctx context.Context, r *store.Body) error {
+func (x *client) list(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (x *session) list(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-func (x *session) appendEntries(all []driver.Entry) {
+func (x *client) appendEntries(all []driver.Entry) {
 	x.out = binary.BigEndian.AppendUint32(x.out, uint32(len(all)))
 	for _, e := range all {
 		x.out = entry(e).Append(x.out)
@@ -246,12 +246,12 @@ func (x *session) appendEntries(all []driver.Entry) {
 }
 
 // sees reports whether the client may see who owns a state.
-func (x *session) sees(name string) bool {
+func (x *client) sees(name string) bool {
 	return x.b.o.Observe != nil && x.b.o.Observe(x.cred) || x.b.o.Allow(x.cred, name)
 }
 
 // describe replies with the entries of some states.
-func (x *session) describe(ctx context.Context, r *store.Body) error {
+func (x *client) describe(ctx context.Context, r *store.Body) error {
 	n := int(r.Uint16())
 	if n > store.MaxDescribed {
 		return fmt.Errorf("%w: %d states, at most %d are allowed", errRequest, n, store.MaxDescribed)
@@ -283,7 +283,7 @@ func (b *Broker) describe(ctx context.Context, names []string) ([]driver.Entry, 
 	return slices.DeleteFunc(all, func(e driver.Entry) bool { return !slices.Contains(names, e.Name) }), err
 }
 
-func (x *session) generations(ctx context.Context, r *store.Body) error {
+func (x *client) generations(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (x *session) generations(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-func (x *session) generation(ctx context.Context, r *store.Body) error {
+func (x *client) generation(ctx context.Context, r *store.Body) error {
 	n := r.Uint64()
 	if err := r.Done(); err != nil {
 		return err
@@ -315,7 +315,7 @@ func (x *session) generation(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-func (x *session) stat(ctx context.Context, r *store.Body) error {
+func (x *client) stat(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ func (x *session) stat(ctx context.Context, r *store.Body) error {
 	if err := now.Owner.Unreadable(); err != nil && x.owns() != nil {
 		return fmt.Errorf("state %s: %w", x.state.name, err)
 	}
-	if x.state.session == nil && now.Owner.Is(x.b.known().nonce) {
+	if x.state.client == nil && now.Owner.Is(x.b.known().nonce) {
 		now.Owner = nil // reserved for a TPM of this host, where any client can acquire it
 	}
 	x.out = entry(driver.Entry{Name: x.state.name, Owner: now.Owner, Epoch: now.Epoch, Head: now.Head}).Append(x.out)

@@ -18,8 +18,8 @@ type state struct {
 	users int // number of calls of Broker.state without a call of drop yet; Broker.mu guards it
 
 	mu       sync.Mutex // held while a request works on the state
-	session  *session   // of the TPM, nil if it is not connected
-	until    uint64     // without a session: when the broker releases the state, ns of CLOCK_BOOTTIME
+	client   *client    // the TPM, nil if it is not connected
+	until    uint64     // without a client: when the broker releases the state, ns of CLOCK_BOOTTIME
 	token    driver.Token
 	granted  driver.Token   // that the TPM knows: token, or an earlier one
 	lease    driver.LeaseID // of the host when it was acquired
@@ -44,7 +44,7 @@ func (s *state) take(now *driver.State) {
 
 // awaitReconnect starts the time ttl in which the TPM of s may connect again.
 func (b *Broker) awaitReconnect(s *state, ttl time.Duration) {
-	s.session, s.until = nil, b.o.now()+uint64(ttl)
+	s.client, s.until = nil, b.o.now()+uint64(ttl)
 }
 
 // abandon makes sweep release an acquisition that no TPM uses.
@@ -296,7 +296,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
-		if s.session == nil && !before {
+		if s.client == nil && !before {
 			b.abandon(s, token)
 		}
 		return 0, err

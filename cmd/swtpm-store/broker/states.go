@@ -75,7 +75,7 @@ func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer b.drop(s)
-	if s.session != nil || s.token != 0 {
+	if s.client != nil || s.token != 0 {
 		return nil
 	}
 	now, err := b.o.Driver.Read(ctx, name)
@@ -103,7 +103,7 @@ func (b *Broker) sweep(ctx context.Context) {
 	b.mu.Unlock()
 	for _, s := range all {
 		s.mu.Lock()
-		if s.session == nil && s.token != 0 && b.o.now() > s.until {
+		if s.client == nil && s.token != 0 && b.o.now() > s.until {
 			wait, cancel := context.WithTimeout(ctx, b.o.Wait)
 			err := b.giveUp(wait, s)
 			cancel()
@@ -142,7 +142,7 @@ func (b *Broker) drop(s *state) {
 func (b *Broker) forget(s *state) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s.users == 0 && s.session == nil && s.token == 0 && b.states[s.name] == s {
+	if s.users == 0 && s.client == nil && s.token == 0 && b.states[s.name] == s {
 		delete(b.states, s.name)
 	}
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// TestForgetNames checks that the names that a client opens use no memory after its session.
+// TestForgetNames checks that the names that a client opens use no memory after it disconnects.
 func TestForgetNames(t *testing.T) {
 	b := New(Options{Driver: driver.NewMemory(), Host: "a", Allow: func(Credentials, string) bool { return true }, Log: discard{}})
-	first, second := &session{b: b, state: b.state("vm1")}, &session{b: b, state: b.state("vm1")}
+	first, second := &client{b: b, state: b.state("vm1")}, &client{b: b, state: b.state("vm1")}
 	first.leave()
 	if len(b.states) != 1 {
 		t.Errorf("%d states, want the one that is open", len(b.states))

@@ -40,8 +40,8 @@ const (
 	smallFrame = 64 << 10
 )
 
-// session is the connection of one TPM.
-type session struct {
+// client is the connection of one TPM, or of an observer.
+type client struct {
 	b      *Broker
 	conn   *net.UnixConn
 	stream stream // of conn
@@ -94,7 +94,7 @@ func (b *Broker) start(ctx context.Context, clients *sync.WaitGroup, conn *net.U
 // refuse replies to the request that a client is about to make, and disconnects it.
 func refuse(conn *net.UnixConn, err error) {
 	defer conn.Close()
-	x := &session{}
+	x := &client{}
 	x.fail(err)
 	if raw, err := conn.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
@@ -112,7 +112,7 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 		return
 	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
-	x := &session{b: b, conn: conn, stream: stream{raw}, cred: cred}
+	x := &client{b: b, conn: conn, stream: stream{raw}, cred: cred}
 	defer x.leave()
 	if x.readUntil(ctx, time.Now().Add(b.o.RequestTimeout)) != nil { // until Open
 		return
@@ -135,7 +135,7 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 }
 
 // one reads one request, runs it and replies. Its error ends the connection.
-func (x *session) one(ctx context.Context) error {
+func (x *client) one(ctx context.Context) error {
 	limit := uint32(store.MaxFrame)
 	switch {
 	case x.observer:
@@ -188,7 +188,7 @@ func (x *session) one(ctx context.Context) error {
 }
 
 // readUntil sets the read deadline, unless the end of ctx has set it.
-func (x *session) readUntil(ctx context.Context, t time.Time) error {
+func (x *client) readUntil(ctx context.Context, t time.Time) error {
 	err := x.conn.SetReadDeadline(t)
 	return errors.Join(err, ctx.Err())
 }
@@ -214,27 +214,27 @@ func credentials(conn *net.UnixConn) (Credentials, error) {
 }
 
 // send writes the reply. A client that does not read it is disconnected.
-func (x *session) send() error {
+func (x *client) send() error {
 	_ = x.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
 	_, err := x.stream.Write(store.End(x.out))
 	return err
 }
 
-// leave ends the session. The TPM may connect again within the time to live of the lease.
-func (x *session) leave() {
+// leave ends the connection. The TPM may connect again within the time to live of the lease.
+func (x *client) leave() {
 	if x.state == nil {
 		return
 	}
 	x.state.mu.Lock()
 	defer x.state.mu.Unlock()
-	if x.state.session == x {
+	if x.state.client == x {
 		x.b.awaitReconnect(x.state, x.b.o.TTL)
 	}
 	x.b.drop(x.state)
 }
 
 // fail makes the reply an error.
-func (x *session) fail(err error) {
+func (x *client) fail(err error) {
 	status, text := x.explain(err)
 	if len(text) > 1000 {
 		text = text[:1000]
@@ -253,7 +253,7 @@ var errDenied = errors.New("access denied")
 var errHandover = errors.New("the last owner released another state")
 
 // explain returns the status and the text for err.
-func (x *session) explain(err error) (store.Status, string) {
+func (x *client) explain(err error) (store.Status, string) {
 	name := ""
 	if x.state != nil {
 		name = x.state.name
@@ -292,7 +292,7 @@ func withoutStatus(text string, kind error) string {
 }
 
 // handle runs one request and appends the body of the reply to x.out.
-func (x *session) handle(ctx context.Context, v store.Verb, r *store.Body) error {
+func (x *client) handle(ctx context.Context, v store.Verb, r *store.Body) error {
 	if v == store.Open {
 		return x.open(r)
 	}
@@ -324,7 +324,7 @@ func (x *session) handle(ctx context.Context, v store.Verb, r *store.Body) error
 	return h(ctx, r)
 }
 
-func (x *session) open(r *store.Body) error {
+func (x *client) open(r *store.Body) error {
 	version, name := r.Uint32(), r.String()
 	if err := r.Done(); err != nil {
 		return err
@@ -347,7 +347,7 @@ func (x *session) open(r *store.Body) error {
 }
 
 // refuse logs and returns why the client may not use a state.
-func (x *session) refuse(name string) error {
+func (x *client) refuse(name string) error {
 	why := "the broker's configuration does not allow it"
 	if x.b.o.Refusal != nil {
 		why = x.b.o.Refusal(x.cred, name)
@@ -357,7 +357,7 @@ func (x *session) refuse(name string) error {
 }
 
 // opened replies with the limits.
-func (x *session) opened() error {
+func (x *client) opened() error {
 	x.out = binary.BigEndian.AppendUint32(x.out, maxItem)
 	x.out = binary.BigEndian.AppendUint32(x.out, uint32(x.b.o.GiveUp/time.Second))
 	return nil
