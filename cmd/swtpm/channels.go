@@ -26,28 +26,28 @@ type channels struct {
 
 // open opens all channels except a device, which is already open. Sockets listen from now
 // on, so that waiting clients can connect. If systemd has stored the sockets of the previous
-// process, open uses them. It returns the session, nil if nothing is saved.
-func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) (s *handover.Session, err error) {
+// process, open uses them. It returns the handover, nil if nothing is saved.
+func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) (h *handover.Handover, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
 		return nil, err
 	}
-	s = openSession(cfg, systemd, passed, log)
-	defer s.Close()
+	h = openHandover(cfg, systemd, passed, log)
+	defer h.Close()
 	defer passed.Close(cfg.Descriptors)
-	if c.ctrl, c.ctrlFD, err = openChannel("ctrl", cfg.Control.Listen, passed, s); err != nil {
+	if c.ctrl, c.ctrlFD, err = openChannel("ctrl", cfg.Control.Listen, passed, h); err != nil {
 		return nil, doctor.AppendRemedy(fmt.Errorf("control channel: %w", err), doctor.Socket(cfg.Control.Listen, err))
 	}
 	if c.metrics, err = openMetrics(cfg.Metrics.Listen, passed); err != nil {
 		return nil, doctor.AppendRemedy(fmt.Errorf("metrics: %w", err), doctor.Socket(cfg.Metrics.Listen, err))
 	}
 	if c.dataFD < 0 {
-		if c.data, c.dataFD, err = openChannel("data", cfg.Interface.Server, passed, s); err != nil {
+		if c.data, c.dataFD, err = openChannel("data", cfg.Interface.Server, passed, h); err != nil {
 			return nil, doctor.AppendRemedy(fmt.Errorf("data channel: %w", err), doctor.Socket(cfg.Interface.Server, err))
 		}
 	}
 	c.refuseDescriptors()
-	return s, nil
+	return h, nil
 }
 
 // refuseDescriptors makes the kernel refuse descriptors for all channels except the control channel,
@@ -65,7 +65,7 @@ func (c *channels) refuseDescriptors() {
 
 // openChannel opens a channel. It returns a listener, or a connected descriptor, or nil and
 // -1 if e.Kind is None.
-func openChannel(channel string, e config.Endpoint, passed *listen.Passed, s *handover.Session) (*listen.Listener, int, error) {
+func openChannel(channel string, e config.Endpoint, passed *listen.Passed, h *handover.Handover) (*listen.Listener, int, error) {
 	switch e.Kind {
 	case config.None:
 		return nil, -1, nil
@@ -83,7 +83,7 @@ func openChannel(channel string, e config.Endpoint, passed *listen.Passed, s *ha
 			return l, -1, err
 		}
 	}
-	l, err := openListener(channel, e, s)
+	l, err := openListener(channel, e, h)
 	return l, -1, err
 }
 

@@ -101,7 +101,7 @@ type emulator struct {
 	channels  *channels
 	log       *daemon.Log
 	engine    emul.Engine
-	session   *handover.Session // saves connections and state for the next process; nil if nothing is saved, see wantsSession
+	handover  *handover.Handover // saves connections and state for the next process; nil if nothing is saved, see wantsHandover
 	keys      seal.Keys
 	profile   string               // algorithm profile of a new TPM
 	traffic   emul.TrafficRecorder // records commands and responses; nil for none
@@ -184,7 +184,7 @@ func (e *emulator) openChannels() (err error) {
 	if err := e.engine.Choose(e.cfg.TPM); err != nil {
 		return fmt.Errorf("libtpms %s has no TPM %s: %w; install one that has it, or choose the other version", libtpms.Version(), e.cfg.TPM, err)
 	}
-	e.session, err = e.channels.open(e.cfg, e.systemd, e.log)
+	e.handover, err = e.channels.open(e.cfg, e.systemd, e.log)
 	e.onEnd(e.channels.close)
 	return err
 }

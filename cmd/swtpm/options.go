@@ -39,7 +39,7 @@ func (e *emulator) options() emul.Options {
 		GoPath:           log.Traffic(),
 		Traffic:          e.traffic,
 		FullWait:         fullWait(cfg.State),
-		Handover:         handoverTo(e.session),
+		Handover:         handoverTo(e.handover),
 		Library:          libtpms.Version(),
 		Remedy:           e.source.remedies().State,
 		Event:            e.service.event,
@@ -101,8 +101,8 @@ func (e *emulator) openState(cfg *config.Config, log *daemon.Log) (*nv.Store, er
 	}
 	o := cfg.State.Storage()
 	o.Prefix, o.Warn = cfg.TPM.FilePrefix(), log.Warnf
-	if e.session != nil {
-		c := e.session.Cells()
+	if e.handover != nil {
+		c := e.handover.Cells()
 		o.Token, o.Revision = &c.Token, &c.Revision
 	}
 	return nv.New(e.link.Open(o), cfg.TPM.FilePrefix(), e.keys.File), nil

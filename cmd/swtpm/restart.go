@@ -51,7 +51,7 @@ func findPrevious(env func(string) string) *previous {
 			continue
 		}
 		p.remains = true
-		p.profiles, _ = handover.OpenProfiles(3 + i) // openSession logs an error
+		p.profiles, _ = handover.OpenProfiles(3 + i) // openHandover logs an error
 	}
 	return p
 }
@@ -119,10 +119,10 @@ func (p *previous) rescue(ctx context.Context, err error) error {
 }
 
 // ready saves the profile with which clients are served.
-func (p *previous) ready(s *handover.Session) {
+func (p *previous) ready(h *handover.Handover) {
 	p.started = true
 	if p.profile.Path != "" {
-		s.SaveProfile(p.profile)
+		h.SaveProfile(p.profile)
 	}
 	p.profiles.Close()
 	p.profiles = nil
@@ -173,11 +173,11 @@ func (e *emulator) retryable(err error) error {
 }
 
 // lostStorage returns the error for a process that ends because it cannot reach its
-// state any more: the next process continues with what the session saved. If another
+// state any more: the next process continues with what this one has saved. If another
 // process uses the state, the end is an orderly one.
 func (e *emulator) lostStorage(cause error) error {
 	lost := errors.Is(cause, emul.ErrStorage) && !errors.Is(cause, nv.ErrLocked)
-	if e.session == nil || !lost && !errors.Is(cause, emul.ErrReplaced) {
+	if e.handover == nil || !lost && !errors.Is(cause, emul.ErrReplaced) {
 		return nil
 	}
 	return &program.ExitError{Code: exitRetry, Err: cause, Silent: true} // it is in the log

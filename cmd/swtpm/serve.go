@@ -28,7 +28,7 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 	e.ctx, e.stop = context.WithCancelCause(ctx)
 	places, memory := maxClients(), &e.memory
 	e.data, err = data.New(e.tpm, data.Options{
-		Save:       saveData(e.session),
+		Save:       saveData(e.handover),
 		Changed:    e.service.listener(),
 		Disconnect: e.cfg.Interface.Disconnect,
 		MaxClients: places,
@@ -41,7 +41,7 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 		return err
 	}
 	e.ctrl, err = ctrl.New(e.tpm, ctrl.Options{
-		Save:       saveCtrl(e.session),
+		Save:       saveCtrl(e.handover),
 		Changed:    e.service.listener(),
 		MaxClients: places,
 		Wait:       e.tpm.ServeQueries,
@@ -62,7 +62,7 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 // its clients disconnected, or because the state belongs to another process now. Only the last
 // one is an error.
 func (e *emulator) serve() error {
-	resumeClients(e.session, e.data, e.ctrl)
+	resumeClients(e.handover, e.data, e.ctrl)
 	if err := e.channels.attach(e.data, e.ctrl); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (e *emulator) serve() error {
 	program.MoveWatches(e.ctrl)
 	e.memory.trim = createThreads(e.needsHelpers())
 	e.ctrl.After(endThreadsDelay, e.memory.endThreads)
-	e.source.previous.ready(e.session)
+	e.source.previous.ready(e.handover)
 	e.service.ready(e.ctrl) // before the servers run: then this goroutine needs no thread any more
 	defer e.meter.publish(e.channels.metrics, e.tpm, e.data, e.ctrl, e.memory.endThreads, e.background.run)()
 	if e.source.hangups != nil {
@@ -140,11 +140,11 @@ func (e *emulator) endFor(reason error) {
 	e.stop(reason)
 }
 
-// postpone returns ctrl.Options.Postpone, nil without a session. Landlock's rules are about
+// postpone returns ctrl.Options.Postpone, nil without a handover. Landlock's rules are about
 // the directories that exist when the process starts: only a new process can reach a new
 // directory.
 func (e *emulator) postpone() func(err error) bool {
-	if e.session == nil {
+	if e.handover == nil {
 		return nil
 	}
 	return func(err error) bool {

@@ -90,7 +90,7 @@ func (e *emulator) logWarnings() {
 // false if the TPM is not to be served.
 func (e *emulator) resumeOrPowerOn(ctx context.Context) (bool, error) {
 	resumed := false
-	if e.session.Resumed() {
+	if e.handover.Resumed() {
 		var err error
 		if resumed, err = e.source.previous.resume(ctx, e.tpm, &e.service); err != nil {
 			return false, err

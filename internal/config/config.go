@@ -166,9 +166,10 @@ const defaultMaxStores = 300
 
 // Service is how the TPM lives under systemd: [service].
 type Service struct {
-	// KeepSession says whether clients and volatile state outlive the process,
-	// in systemd's descriptor store: "yes", "no", or "auto", which means yes
-	// if systemd stores descriptors for the unit; "" is "auto".
+	// KeepSession says whether the process leaves a handover to the next one: its clients and
+	// the volatile state, in systemd's descriptor store. It is "yes", "no", or "auto", which
+	// means yes if systemd stores descriptors for the unit; "" is "auto". Only here and in the
+	// key does the word session mean that; elsewhere it is an authorization session of the TPM.
 	KeepSession KeepSession
 }
 

@@ -47,7 +47,7 @@ const (
 	KeepAsProfile LedgerKeep = "profile"
 )
 
-// KeepSession says whether clients and volatile state outlive the process.
+// KeepSession says whether the process leaves a handover to the next one; see Service.
 type KeepSession string
 
 // The values of KeepSession. "" means SessionAuto.

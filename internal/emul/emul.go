@@ -222,7 +222,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	t.loop, _ = e.(Loop)
 	if s, ok := e.(Saver); ok && o.Handover != nil {
 		t.saver = s
-		s.UseSession(o.Handover)
+		s.UseHandover(o.Handover)
 	}
 	return t, nil
 }

@@ -85,9 +85,9 @@ type Engine interface {
 
 // Saver is an Engine that saves its state for the next process.
 type Saver interface {
-	// UseSession makes the engine record in the cells of h what changes without the lock,
+	// UseHandover makes the engine record in the cells of h what changes without the lock,
 	// beginning with their present values, and save the volatile state after each change.
-	UseSession(h Handover)
+	UseHandover(h Handover)
 	// SetSlotHeader makes the engine save the volatile state by itself, after header,
 	// instead of calling the host. It is valid until the next call or Terminate; an empty
 	// header ends it.

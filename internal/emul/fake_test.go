@@ -202,7 +202,7 @@ func (e *engine) Admit(commands, _ bool)                      { e.locked("Admit"
 func (e *engine) Serve(s *handover.Set) handover.Event        { return s.Poll() }
 func (e *engine) ServeQueries(s *handover.Set) handover.Event { return s.Poll() }
 
-func (e *engine) UseSession(Handover)  { e.locked("UseSession") }
+func (e *engine) UseHandover(Handover) { e.locked("UseHandover") }
 func (e *engine) SetSlotHeader([]byte) { e.locked("SetSlotHeader") }
 func (e *engine) SaveState()           { e.locked("SaveState"); e.host.SaveState(e.volatile) }
 

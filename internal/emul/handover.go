@@ -10,7 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Handover saves the state that a TPM would lose at the end of this process. A handover.Session
+// Handover saves the state that a TPM would lose at the end of this process. A handover.Handover
 // is one.
 type Handover interface {
 	// Cells returns the cells, as the previous process left them.

@@ -36,7 +36,7 @@ const (
 // Profile is the text of a profile, and the path of its file.
 type Profile struct{ Path, Text string }
 
-// Profiles is the profile area of a session's memory.
+// Profiles is the profile area of the handover memory.
 type Profiles struct{ b []byte }
 
 // OpenProfiles maps the area in the memory fd, which the caller closes. It fails if fd is not
@@ -108,11 +108,11 @@ func (p *Profiles) Rejected(text string) error {
 
 // SaveProfile saves the profile that the service runs with, unless it is too large. It clears
 // the rejection, so the next process tries its profile again.
-func (s *Session) SaveProfile(profile Profile) {
-	if s == nil {
+func (h *Handover) SaveProfile(profile Profile) {
+	if h == nil {
 		return
 	}
-	p := &Profiles{s.mem.b}
+	p := &Profiles{h.mem.b}
 	a := p.area()
 	clear(a[rejectedAt:][:sha256.Size])
 	if last, ok := p.Last(); ok && last == profile {

@@ -54,7 +54,7 @@ func TestProfiles(t *testing.T) {
 	if last, ok := p.Last(); ok {
 		t.Errorf("a profile that is too large was saved: %d bytes", len(last.Text))
 	}
-	(*Session)(nil).SaveProfile(one)
+	(*Handover)(nil).SaveProfile(one)
 	(*Profiles)(nil).Close()
 }
 

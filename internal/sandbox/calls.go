@@ -67,9 +67,9 @@ var (
 	// reloadCalls are for a profile that can be reloaded.
 	reloadCalls = []Call{{"pipe2", "a reload that enables libtpms's log creates its pipe", nil}}
 
-	// sessionCalls are for clients that stay connected after a restart of the service: the
+	// handoverCalls are for clients that stay connected after a restart of the service: the
 	// kernel records the progress of a message in shared memory.
-	sessionCalls = []Call{
+	handoverCalls = []Call{
 		{"recvmmsg", "receives commands and records their length", nil},
 		{"sendmmsg", "sends responses and records their length", []Check{masked(3, unix.MSG_FASTOPEN, 0)}},
 	}

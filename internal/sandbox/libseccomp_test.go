@@ -65,7 +65,7 @@ func commonRules() (rules []rule) {
 // markers where policies differ.
 func markedRules() (rules []rule) {
 	owner := Call{"fchown", "", []Check{masked(1, word, uidMarker), masked(2, word, gidMarker)}}
-	calls := slices.Concat(descriptorCalls, clientCalls, runtimeCalls, portabilityCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, sessionCalls, clusterCalls, reloadCalls, replaceCalls, []Call{owner})
+	calls := slices.Concat(descriptorCalls, clientCalls, runtimeCalls, portabilityCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, handoverCalls, clusterCalls, reloadCalls, replaceCalls, []Call{owner})
 	for i, c := range calls {
 		action := seccomp.ActAllow
 		if n := slices.Index(optional, c.Name); n >= 0 {

@@ -71,7 +71,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 		p.Groups = append(p.Groups, dirCalls)
 	}
 	if cfg.Service.KeepSession != config.SessionNo && cfg.Interface.Type == config.Socket && !cfg.Daemon {
-		p.Groups = append(p.Groups, sessionCalls)
+		p.Groups = append(p.Groups, handoverCalls)
 	}
 	if profile != "" {
 		p.reload(cfg, profile)

@@ -20,7 +20,7 @@ void early_serve(void) { serving = 1; }
 // early_refused waits 20 ms before the next try, because a limit may be reached for a moment
 // only. After a second the program exits if it does not serve clients yet. After a minute
 // it aborts in any case, because the work for the thread waits: a restarted service
-// resumes its session.
+// resumes the TPM.
 int early_refused(int tries)
 {
 	enum { MANY = 50, TOO_MANY = 3000 };

@@ -271,9 +271,9 @@ func (e *engine) Info(flags uint64) (string, error) {
 	return C.GoString(s), nil
 }
 
-func (e *engine) UseSession(h emul.Handover) {
+func (e *engine) UseHandover(h emul.Handover) {
 	s := h.Slots()
-	C.swtpm_use_session((*C.struct_cells)(unsafe.Pointer(h.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
+	C.swtpm_use_handover((*C.struct_cells)(unsafe.Pointer(h.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
 		(*C.uchar)(unsafe.SliceData(s[1])), C.uint64_t(len(s[0])))
 }
 

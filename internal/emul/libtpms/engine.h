@@ -62,10 +62,10 @@ TPM_RESULT swtpm_hash_end(void);
 TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len);
 void swtpm_power(int on);
 
-// The slots of a session: see handover/slot.go.
+// The slots of the handover memory: see handover/slot.go.
 enum { SLOT_GENERATION = 0, SLOT_LENGTH = 8, SLOT_HEADER = 16 };
 
-void swtpm_use_session(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
+void swtpm_use_handover(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
 void swtpm_set_slot_header(const unsigned char *b, uint32_t len);
 void swtpm_save_state(int always);
 int swtpm_may_store(const unsigned char *cmd, uint32_t len);

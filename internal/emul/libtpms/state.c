@@ -1,7 +1,7 @@
 // The volatile state of the TPM, serialized: for the next process, and to undo a command.
 //
-// libtpms does not report whether a command has changed the state. With a session, the engine
-// therefore serializes the state after each command, and saves it if it differs. Without a session
+// libtpms does not report whether a command has changed the state. With a handover, the engine
+// therefore serializes the state after each command, and saves it if it differs. Without one
 // it serializes the state only before a command that is likely to store something, because
 // serializing takes longer than most commands do.
 #define _GNU_SOURCE
@@ -20,7 +20,7 @@ struct blob {
 };
 
 // All of these are used under the lock.
-static int saving;             // a session is in use: the state is saved after each change
+static int saving;             // there is a handover: the state is saved after each change
 static struct blob latest;     // the state that was serialized last
 static struct blob before;     // the state from before the running command, if latest is newer
 static int outdated;           // latest is older than the library's state; only without saving
@@ -48,7 +48,7 @@ static struct blob serialize(void)
 	return s;
 }
 
-void swtpm_use_session(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size)
+void swtpm_use_handover(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size)
 {
 	swtpm_use_cells(c);
 	swtpm_use_slots(slot0, slot1, size);

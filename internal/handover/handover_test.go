@@ -55,7 +55,7 @@ func (s *fdStore) passed(t *testing.T) []FD {
 	return next.fds
 }
 
-func open(t *testing.T, s *fdStore, fds []FD) *Session {
+func open(t *testing.T, s *fdStore, fds []FD) *Handover {
 	t.Helper()
 	x, unusable, err := Open(s, fds)
 	if unusable != nil || err != nil {
@@ -74,13 +74,13 @@ func socketpair(t *testing.T) (int, int) {
 	return p[0], p[1]
 }
 
-// TestSession checks that the next process gets the state, the cells, the clients with their
+// TestHandover checks that the next process gets the state, the cells, the clients with their
 // records, and the listeners.
-func TestSession(t *testing.T) {
+func TestHandover(t *testing.T) {
 	s := &fdStore{}
 	x := open(t, s, nil)
 	if x.Resumed() || len(x.Saved()) != 0 {
-		t.Error("a new session is not empty")
+		t.Error("a new handover is not empty")
 	}
 	x.Cells().Locality = 3
 	one, _ := socketpair(t)

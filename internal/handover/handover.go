@@ -1,6 +1,6 @@
 // Package handover lets a restarted service resume where the previous process was stopped or
 // killed. systemd's descriptor store (FileDescriptorStoreMax=) holds the sockets, the
-// clients' connections and a memfd, which is the session's memory. The memory has a record of
+// clients' connections and a memfd, which is the handover memory. The memory has a record of
 // the exchange with each client, and the volatile state of the TPM, whose format package emul
 // defines. The loops that write the records take their descriptors from a Set.
 //
@@ -41,8 +41,8 @@ type FD struct {
 	Name string
 }
 
-// Session is what outlives the process of one service. A nil Session saves nothing.
-type Session struct {
+// Handover is what a process leaves to the next one of the same service. A nil Handover saves nothing.
+type Handover struct {
 	store   FDStore
 	mem     *memory
 	resumed bool // mem comes from the previous process
@@ -61,29 +61,29 @@ type Client struct {
 	Forget func() // disconnects the client and removes it from the store; the caller closes FD
 }
 
-// Open returns a session that saves its descriptors in store. It owns fds, the descriptors that
+// Open returns a handover that saves its descriptors in store. It owns fds, the descriptors that
 // the store has passed to this process. unusable is the reason why a saved state cannot be used.
-// After an error, s is nil, nothing is saved any more, and the clients of the previous process are
+// After an error, h is nil, nothing is saved any more, and the clients of the previous process are
 // disconnected.
-func Open(store FDStore, fds []FD) (s *Session, unusable error, err error) {
-	s = &Session{store: store, listens: map[string]int{}}
+func Open(store FDStore, fds []FD) (h *Handover, unusable error, err error) {
+	h = &Handover{store: store, listens: map[string]int{}}
 	for _, f := range fds {
 		switch {
 		case f.Name != MemoryName:
-		case s.mem != nil:
+		case h.mem != nil:
 			_ = unix.Close(f.FD)
 		default:
-			s.mem, unusable = oldMemory(f.FD)
-			s.resumed = s.mem != nil
+			h.mem, unusable = oldMemory(f.FD)
+			h.resumed = h.mem != nil
 		}
 	}
-	if s.mem == nil {
+	if h.mem == nil {
 		if unusable != nil {
 			store.RemoveFD(MemoryName) // otherwise the next process gets both
 		}
-		if s.mem, err = newMemory(); err == nil {
-			if err = store.StoreFD(s.mem.fd, MemoryName); err != nil {
-				s.mem.close()
+		if h.mem, err = newMemory(); err == nil {
+			if err = store.StoreFD(h.mem.fd, MemoryName); err != nil {
+				h.mem.close()
 				err = fmt.Errorf("the descriptor store: %w", err)
 			}
 		}
@@ -92,39 +92,39 @@ func Open(store FDStore, fds []FD) (s *Session, unusable error, err error) {
 		switch {
 		case f.Name == MemoryName:
 		case err != nil:
-			s.disconnect(f)
+			h.disconnect(f)
 		default:
-			s.takeOver(f)
+			h.takeOver(f)
 		}
 	}
 	if err != nil {
 		return nil, unusable, err
 	}
-	return s, unusable, nil
+	return h, unusable, nil
 }
 
 // disconnect ends a connection or listener that cannot be resumed. The shutdown is necessary
 // because the store has the socket open, too.
-func (s *Session) disconnect(f FD) {
+func (h *Handover) disconnect(f FD) {
 	_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
-	s.store.RemoveFD(f.Name)
+	h.store.RemoveFD(f.Name)
 	_ = unix.Close(f.FD)
 }
 
-// takeOver adds a connection or listener of the previous process to s. A connection without its
+// takeOver adds a connection or listener of the previous process to h. A connection without its
 // record is useless, because it is unknown which reply the client waits for.
-func (s *Session) takeOver(f FD) {
+func (h *Handover) takeOver(f FD) {
 	if channel, ok := strings.CutPrefix(f.Name, listenName); ok {
-		s.listens[channel] = f.FD
+		h.listens[channel] = f.FD
 		return
 	}
 	kind, i, ok := parseName(f.Name)
-	if !ok || !s.resumed || s.used[i] {
-		s.disconnect(f)
+	if !ok || !h.resumed || h.used[i] {
+		h.disconnect(f)
 		return
 	}
-	s.used[i] = true
-	s.clients = append(s.clients, s.client(f.FD, kind, i))
+	h.used[i] = true
+	h.clients = append(h.clients, h.client(f.FD, kind, i))
 }
 
 func name(kind string, i int) string { return Prefix + kind + "-" + strconv.Itoa(i) }
@@ -137,50 +137,50 @@ func parseName(s string) (kind string, i int, ok bool) {
 
 // SaveClient saves the connection of a new client. kind, a word without a dash, is saved with it. If
 // the connection cannot be saved, Record and Forget of the Client are nil.
-func (s *Session) SaveClient(kind string, fd int) Client {
+func (h *Handover) SaveClient(kind string, fd int) Client {
 	unsaved := Client{FD: fd, Kind: kind}
-	if s == nil {
+	if h == nil {
 		return unsaved
 	}
 	if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || t != unix.SOCK_STREAM {
 		return unsaved
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := slices.Index(s.used[:], false)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.Index(h.used[:], false)
 	if i < 0 {
 		return unsaved
 	}
-	s.mem.record(i).reset()
-	if s.store.StoreFD(fd, name(kind, i)) != nil {
+	h.mem.record(i).reset()
+	if h.store.StoreFD(fd, name(kind, i)) != nil {
 		return unsaved
 	}
-	s.used[i] = true
-	return s.client(fd, kind, i)
+	h.used[i] = true
+	return h.client(fd, kind, i)
 }
 
-func (s *Session) client(fd int, kind string, i int) Client {
-	return Client{FD: fd, Kind: kind, Record: s.mem.record(i), Forget: func() {
+func (h *Handover) client(fd int, kind string, i int) Client {
+	return Client{FD: fd, Kind: kind, Record: h.mem.record(i), Forget: func() {
 		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // the store has it open, too
-		s.store.RemoveFD(name(kind, i))
-		s.mu.Lock()
-		s.used[i] = false
-		s.mu.Unlock()
+		h.store.RemoveFD(name(kind, i))
+		h.mu.Lock()
+		h.used[i] = false
+		h.mu.Unlock()
 	}}
 }
 
 // Clients returns the clients of the previous process, once.
-func (s *Session) Clients() []Client {
-	if s == nil {
+func (h *Handover) Clients() []Client {
+	if h == nil {
 		return nil
 	}
-	c := s.clients
-	s.clients = nil
+	c := h.clients
+	h.clients = nil
 	return c
 }
 
 // Resumed reports whether the memory comes from a previous process.
-func (s *Session) Resumed() bool { return s != nil && s.resumed }
+func (h *Handover) Resumed() bool { return h != nil && h.resumed }
 
 // channels are the channels that may have a listener.
 var channels = []string{"ctrl", "data"}
@@ -191,26 +191,26 @@ type SocketID [2]uint64
 
 // Listener returns the listening socket of a channel from the previous process; fd is -1 if
 // that had none. id names the file of the socket.
-func (s *Session) Listener(channel string) (fd int, id SocketID) {
-	if s == nil {
+func (h *Handover) Listener(channel string) (fd int, id SocketID) {
+	if h == nil {
 		return -1, id
 	}
-	fd, ok := s.listens[channel]
+	fd, ok := h.listens[channel]
 	if !ok {
 		return -1, id
 	}
-	delete(s.listens, channel)
-	return fd, *s.mem.socket(index(channel))
+	delete(h.listens, channel)
+	return fd, *h.mem.socket(index(channel))
 }
 
 // SaveListener saves the listening socket of a channel.
-func (s *Session) SaveListener(channel string, fd int, id SocketID) error {
-	*s.mem.socket(index(channel)) = id
-	return s.store.StoreFD(fd, listenName+channel)
+func (h *Handover) SaveListener(channel string, fd int, id SocketID) error {
+	*h.mem.socket(index(channel)) = id
+	return h.store.StoreFD(fd, listenName+channel)
 }
 
 // RemoveListener asks the store to close the listening socket of a channel.
-func (s *Session) RemoveListener(channel string) { s.store.RemoveFD(listenName + channel) }
+func (h *Handover) RemoveListener(channel string) { h.store.RemoveFD(listenName + channel) }
 
 func index(channel string) int {
 	i := slices.Index(channels, channel)
@@ -221,26 +221,26 @@ func index(channel string) int {
 }
 
 // Close closes the listeners of the previous process that Listener has not returned.
-func (s *Session) Close() {
-	if s == nil {
+func (h *Handover) Close() {
+	if h == nil {
 		return
 	}
-	for channel, fd := range s.listens {
-		s.RemoveListener(channel)
+	for channel, fd := range h.listens {
+		h.RemoveListener(channel)
 		_ = unix.Close(fd)
 	}
-	clear(s.listens)
+	clear(h.listens)
 }
 
 // Cells returns the cells in the memory.
-func (s *Session) Cells() *Cells { return s.mem.cells() }
+func (h *Handover) Cells() *Cells { return h.mem.cells() }
 
 // Slots returns the slots that Save writes to; slot.go has their layout.
-func (s *Session) Slots() [2][]byte { return s.mem.slots() }
+func (h *Handover) Slots() [2][]byte { return h.mem.slots() }
 
 // Save saves the concatenation of parts as the state of the TPM. It overwrites the older of
 // two slots, so that the previous state stays until the next call.
-func (s *Session) Save(parts ...[]byte) error { return save(s.mem.slots(), parts) }
+func (h *Handover) Save(parts ...[]byte) error { return save(h.mem.slots(), parts) }
 
 // Saved returns the states in the slots, the newest first.
-func (s *Session) Saved() [][]byte { return saved(s.mem.slots()) }
+func (h *Handover) Saved() [][]byte { return saved(h.mem.slots()) }

@@ -13,35 +13,34 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 )
 
-// openSession takes over the descriptors of the previous process that systemd has stored, and
-// lets this process store its own. It returns nil if nothing is saved; the service works
-// without a session.
-func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *handover.Session {
+// openHandover takes over the descriptors of the previous process that systemd has stored, and
+// lets this process store its own. It returns nil if nothing is saved.
+func openHandover(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *handover.Handover {
 	var fds []handover.FD
 	for _, f := range passed.Take(handover.Prefix) {
 		fds = append(fds, handover.FD(f))
 	}
-	if !wantsSession(cfg, systemd) {
+	if !wantsHandover(cfg, systemd) {
 		for _, f := range fds {
 			systemd.RemoveFD(f.Name)
 			_ = unix.Close(f.FD)
 		}
 		return nil
 	}
-	s, unusable, err := handover.Open(systemd, fds)
+	h, unusable, err := handover.Open(systemd, fds)
 	if unusable != nil {
-		log.Warnf("cannot use the session of the previous process: %v", unusable)
+		log.Warnf("cannot use what the previous process has saved: %v", unusable)
 	}
 	if err != nil {
 		log.Warnf("a restart will lose the clients and the volatile state: %v", err)
 		return nil
 	}
-	return s
+	return h
 }
 
-// wantsSession reports whether a session is saved. A connection that was passed to this process
+// wantsHandover reports whether anything is saved. A connection that was passed to this process
 // belongs to the program that started it, and ends with it; so does a device.
-func wantsSession(cfg *config.Config, systemd *daemon.Notifier) bool {
+func wantsHandover(cfg *config.Config, systemd *daemon.Notifier) bool {
 	if cfg.Printing() != "" || cfg.Interface.Type != config.Socket || cfg.Control.Listen.Kind == config.ConnFD || cfg.Interface.Server.Kind == config.ConnFD {
 		return false
 	}
@@ -54,33 +53,33 @@ func wantsSession(cfg *config.Config, systemd *daemon.Notifier) bool {
 	return systemd.HasFDStore()
 }
 
-// handoverTo returns s for emul.Options: a nil interface if s is nil.
-func handoverTo(s *handover.Session) emul.Handover {
-	if s == nil {
+// handoverTo returns h for emul.Options: a nil interface if h is nil.
+func handoverTo(h *handover.Handover) emul.Handover {
+	if h == nil {
 		return nil
 	}
-	return s
+	return h
 }
 
 // openListener returns the listener of a channel that this program opens itself: the one of
 // the previous process, or a new one, which systemd is asked to store.
-func openListener(channel string, e config.Endpoint, s *handover.Session) (*listen.Listener, error) {
-	if s == nil || e.Kind != config.Unix && e.Kind != config.TCP {
+func openListener(channel string, e config.Endpoint, h *handover.Handover) (*listen.Listener, error) {
+	if h == nil || e.Kind != config.Unix && e.Kind != config.TCP {
 		return listen.Open(e)
 	}
-	if fd, id := s.Listener(channel); fd >= 0 {
+	if fd, id := h.Listener(channel); fd >= 0 {
 		if l, err := listen.Resume(e, fd, id); err == nil {
 			l.Share()
 			return l, nil
 		}
-		s.RemoveListener(channel)
+		h.RemoveListener(channel)
 	}
 	l, err := listen.Open(e)
 	if err != nil {
 		return nil, err
 	}
 	fd, id := l.Socket()
-	if s.SaveListener(channel, fd, id) == nil {
+	if h.SaveListener(channel, fd, id) == nil {
 		l.Share()
 	}
 	return l, nil
@@ -93,9 +92,9 @@ const (
 	dataFDClient = "datafd" // of SET_DATAFD
 )
 
-// saveData returns data.Options.Save, nil if s is nil.
-func saveData(s *handover.Session) func(fd int, attached bool) conn.Handover {
-	if s == nil {
+// saveData returns data.Options.Save, nil if h is nil.
+func saveData(h *handover.Handover) func(fd int, attached bool) conn.Handover {
+	if h == nil {
 		return nil
 	}
 	return func(fd int, attached bool) conn.Handover {
@@ -103,25 +102,25 @@ func saveData(s *handover.Session) func(fd int, attached bool) conn.Handover {
 		if attached {
 			kind = dataFDClient
 		}
-		c := s.SaveClient(kind, fd)
+		c := h.SaveClient(kind, fd)
 		return conn.Handover{Record: c.Record, Forget: c.Forget}
 	}
 }
 
-// saveCtrl returns ctrl.Options.Save, nil if s is nil.
-func saveCtrl(s *handover.Session) func(fd int) conn.Handover {
-	if s == nil {
+// saveCtrl returns ctrl.Options.Save, nil if h is nil.
+func saveCtrl(h *handover.Handover) func(fd int) conn.Handover {
+	if h == nil {
 		return nil
 	}
 	return func(fd int) conn.Handover {
-		c := s.SaveClient(ctrlClient, fd)
+		c := h.SaveClient(ctrlClient, fd)
 		return conn.Handover{Record: c.Record, Forget: c.Forget}
 	}
 }
 
 // resumeClients serves the clients of the previous process.
-func resumeClients(s *handover.Session, d *data.Server, c *ctrl.Server) {
-	for _, client := range s.Clients() {
+func resumeClients(h *handover.Handover, d *data.Server, c *ctrl.Server) {
+	for _, client := range h.Clients() {
 		switch client.Kind {
 		case ctrlClient:
 			c.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget})
