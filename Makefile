@@ -107,7 +107,7 @@ full: build
 	sh test/guest/fetch.sh build/guest
 	SWTPM_TEST_PAIRS=10 SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 60m -run '^TestEncryptedDisk$$' ./test/guest
 	SWTPM_GUEST_BOOTS=all SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 60m -run '^(TestBoots|TestSecureBoot)$$' ./test/guest
-	SWTPM_TEST_FULL=1 SWTPM_TEST_LEDGER_SESSIONS=500 SWTPM_TEST_LEDGER_EXTENDS=1000000 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestLedger' ./test/e2e
+	SWTPM_TEST_FULL=1 SWTPM_TEST_LEDGER_RUNS=500 SWTPM_TEST_LEDGER_EXTENDS=1000000 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestLedger' ./test/e2e
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build
@@ -207,7 +207,7 @@ race:
 
 raceprograms:
 	@sh contrib/deps.sh test
-	GORACE=atexit_sleep_ms=20 SWTPM_TEST_REQUIRE=1 SWTPM_TEST_BUILDFLAGS=-race SWTPM_TEST_LEDGER_SESSIONS=4 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
+	GORACE=atexit_sleep_ms=20 SWTPM_TEST_REQUIRE=1 SWTPM_TEST_BUILDFLAGS=-race SWTPM_TEST_LEDGER_RUNS=4 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
 
 # Vet also for architectures with 32-bit words and with the other byte order.
 pure:

@@ -163,9 +163,9 @@ func (e *emulator) run(f runner, args string, stdin string) outcome {
 	return o
 }
 
-// session has every command in every state of the TPM. "!startup" sends TPM_Startup. The
+// sequence has every command in every state of the TPM. "!startup" sends TPM_Startup. The
 // number after "<" is the length of stdin.
-var session = []string{
+var sequence = []string{
 	"-c", "-e", "-g", "-b 0", "-b 100", "-b 9999", "-b 4096x", "-l 0", "-l 4", "-l 5", "-l x", "-r 5", "-v", "-C", "-h abc", "-r 3",
 	"--save permanent WORK/early", "--stop",
 	"-i", "-e", "-b 0", "-b 3000", "!startup", "-e", "-h 1234", "-e", "-r 0", "-e", "-r 3", "-e", "-h EMPTY", "-h - <0", "-h - <1",
@@ -177,9 +177,9 @@ var session = []string{
 	"--load savestate WORK/nofile", "-i", "-c -e", "", "--bogus", "--stop=1", "-s", "-s",
 }
 
-// TestSession compares output and exit code of each command of a session with both programs, each
+// TestSequence compares output and exit code of each command of a sequence with both programs, each
 // with its own emulator.
-func TestSession(t *testing.T) {
+func TestSequence(t *testing.T) {
 	theirs := reference(t)
 	for _, tt := range []struct {
 		name string
@@ -191,12 +191,12 @@ func TestSession(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := start(t, tt.v, tt.tcp), start(t, tt.v, tt.tcp)
-			for i, line := range session {
+			for i, line := range sequence {
 				if line == "!startup" {
 					both(t, a, b, startup(tt.v))
 					continue
 				}
-				if line == "-s" && i == len(session)-1 {
+				if line == "-s" && i == len(sequence)-1 {
 					waitGone(t, a, b)
 				}
 				args, n, _ := strings.Cut(line, " <")

@@ -36,9 +36,9 @@ func withTCPData(t *testing.T, program string, v version) (e *emulator, host str
 	return e, "127.0.0.1", port
 }
 
-// TestBiosSessions checks that sessions recorded with swtpm_bios and swtpm 0.11 have the same
+// TestBiosCalls checks that calls recorded with swtpm_bios and swtpm 0.11 have the same
 // exit codes and output with ours, step by step. HELP stands for the usage.
-func TestBiosSessions(t *testing.T) {
+func TestBiosCalls(t *testing.T) {
 	t.Parallel()
 	var records []struct {
 		TPM            version
@@ -46,7 +46,7 @@ func TestBiosSessions(t *testing.T) {
 		Exit           int
 		Stdout, Stderr string
 	}
-	if err := json.Unmarshal([]byte(harness.Read(t, "testdata/bios-session.json")), &records); err != nil {
+	if err := json.Unmarshal([]byte(harness.Read(t, "testdata/bios-calls.json")), &records); err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range both {
@@ -91,7 +91,7 @@ func TestBiosOfBoth(t *testing.T) {
 	t.Parallel()
 	theirs, emulators := harness.Need(t, "swtpm_bios", "swtpm-tools"), []string{ours("swtpm"), harness.Reference(t)}
 	// A line in parentheses is for swtpm_ioctl.
-	session := []string{"-o", "(-i)", "-o", "-o", "-n -cs", "-n -u", "-n -u", "(-i)", "", "(-i)", "-c -cs -u", "(-i)", "-ea", "(-i)", "-d", "-cs",
+	calls := []string{"-o", "(-i)", "-o", "-o", "-n -cs", "-n -u", "-n -u", "(-i)", "", "(-i)", "-c -cs -u", "(-i)", "-ea", "(-i)", "-d", "-cs",
 		"(-i)", "-s", "(-i)", "-d -o -n -ea -u", "(--stop)", "-c -u"}
 	for _, v := range both {
 		for _, program := range emulators {
@@ -102,7 +102,7 @@ func TestBiosOfBoth(t *testing.T) {
 				t.Run(fmt.Sprintf("%s %s TCP %v", v, program, tcp), func(t *testing.T) {
 					t.Parallel()
 					a, b := newBios(t, ours("swtpm_bios"), program, v, tcp), newBios(t, theirs, program, v, tcp)
-					for i, line := range session {
+					for i, line := range calls {
 						if got, want := a.step(t, line), b.step(t, line); got != want {
 							t.Errorf("step %d, swtpm_bios %s: %+v, want %+v", i, line, got, want)
 						}
@@ -134,7 +134,7 @@ func newBios(t *testing.T, tool, program string, v version, tcp bool) *bios {
 	return b
 }
 
-// step runs a line of a session.
+// step runs a line of calls.
 func (b *bios) step(t *testing.T, line string) (o outcome) {
 	t.Helper()
 	cmd := exec.Command(b.tool, append(b.target[:len(b.target):len(b.target)], strings.Fields(line)...)...)

@@ -43,7 +43,7 @@ var notRaced = map[string][]string{
 		"TestStateRekeyKilled", "TestStateTooNew", "TestStateTransfer", "TestVerbsAreConfined", "TestVerbsOnRefusedState",
 	},
 	"one client, and what is stored is compared; TestScripts, TestStalls and TestResumeUnderLoad have several": {
-		"TestAttestation", "TestBiosOfBoth", "TestBiosSessions", "TestBlobsAreNoOracle", "TestCopies", "TestDamageIsRefused",
+		"TestAttestation", "TestBiosCalls", "TestBiosOfBoth", "TestBlobsAreNoOracle", "TestCopies", "TestDamageIsRefused",
 		"TestDamageOfFile", "TestDamageOfReferenceStateDoesNotCrash", "TestFAPI", "TestFileHops", "TestHostileStateFiles",
 		"TestIoctlOfBoth", "TestKillLosesNothingAcknowledged", "TestPowerCut", "TestPowerCutWithFile", "TestStateBlobHops",
 		"TestStateHops", "TestStoreFaults", "TestUnseal12",

@@ -19,8 +19,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// sessionsVar is the number of random sessions of TestLedgerReplay.
-const sessionsVar = "SWTPM_TEST_LEDGER_SESSIONS"
+// runsVar is the number of random runs of TestLedgerReplay.
+const runsVar = "SWTPM_TEST_LEDGER_RUNS"
 
 // measured is a TPM with a guest that measures at random.
 type measured struct {
@@ -40,16 +40,16 @@ func (v version) prefix() string {
 	return "tpm2-00"
 }
 
-// TestLedgerReplay checks that the records of random sessions give the values that the TPM
+// TestLedgerReplay checks that the records of random runs give the values that the TPM
 // reports, or say that the boot is joined.
 func TestLedgerReplay(t *testing.T) {
-	sessions := 8
+	runs := 8
 	var steps steps
 	t.Cleanup(func() { steps.check(t) })
-	if n, err := strconv.Atoi(os.Getenv(sessionsVar)); err == nil {
-		sessions = n
+	if n, err := strconv.Atoi(os.Getenv(runsVar)); err == nil {
+		runs = n
 	}
-	for i := range sessions {
+	for i := range runs {
 		v := v20
 		if i%4 == 1 { // its starts take most of the time
 			v = v12
@@ -69,7 +69,7 @@ func TestLedgerReplay(t *testing.T) {
 	}
 }
 
-// steps counts what all sessions did.
+// steps counts what all runs did.
 type steps struct {
 	sync.Mutex
 	all map[string]int
@@ -92,7 +92,7 @@ func (s *steps) check(t *testing.T) {
 	t.Logf("steps: %v", s.all)
 	for _, name := range []string{"boot", "extend", "event", "event sequence", "reset", "HASH_START", "NV_Extend", "restart", "kill", "snapshot", "migration"} {
 		if s.all[name] == 0 {
-			t.Errorf("no session had the step %q: %v", name, s.all)
+			t.Errorf("no run had the step %q: %v", name, s.all)
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (f *fleet) run(t *testing.T, d time.Duration) {
 	for _, w := range f.workers {
 		group.Go(func() {
 			for ctx.Err() == nil && !f.e.ended() {
-				w.session()
+				w.connect()
 			}
 			w.leave(0)
 		})
@@ -148,8 +148,8 @@ func (w *worker) channel() string {
 	return w.f.e.data
 }
 
-// session is a connection from its begin to its end.
-func (w *worker) session() {
+// connect opens a connection, sends messages on it, and ends it.
+func (w *worker) connect() {
 	if w.chance(200) {
 		w.flood()
 		return
