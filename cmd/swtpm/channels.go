@@ -9,9 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/handover"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
-	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 )
 
@@ -115,20 +113,20 @@ func (c *channels) logPorts(cfg *config.Config, log *daemon.Log) {
 }
 
 // attach hands the sockets and connections to the servers.
-func (c *channels) attach(d *data.Server, s *ctrl.Server) error {
+func (c *channels) attach(s servers) error {
 	if c.data != nil {
-		d.Listen(c.data)
+		s.data.Listen(c.data)
 	}
 	if c.dataFD >= 0 {
-		if err := d.Attach(c.dataFD); err != nil {
+		if err := s.data.Attach(c.dataFD); err != nil {
 			return err
 		}
 	}
 	if c.ctrl != nil {
-		s.Listen(c.ctrl)
+		s.ctrl.Listen(c.ctrl)
 	}
 	if c.ctrlFD >= 0 {
-		if err := s.Attach(c.ctrlFD); err != nil {
+		if err := s.ctrl.Attach(c.ctrlFD); err != nil {
 			return fmt.Errorf("control channel: descriptor %d: %w", c.ctrlFD, err)
 		}
 	}

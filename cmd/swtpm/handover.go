@@ -8,8 +8,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 )
 
@@ -119,13 +117,13 @@ func saveCtrl(h *handover.Handover) func(fd int) conn.Handover {
 }
 
 // resumeClients serves the clients of the previous process.
-func resumeClients(h *handover.Handover, d *data.Server, c *ctrl.Server) {
+func resumeClients(h *handover.Handover, s servers) {
 	for _, client := range h.Clients() {
 		switch client.Kind {
 		case ctrlClient:
-			c.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget})
+			s.ctrl.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget})
 		case dataClient, dataFDClient:
-			d.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget}, client.Kind == dataFDClient)
+			s.data.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget}, client.Kind == dataFDClient)
 		default:
 			client.Forget()
 			_ = unix.Close(client.FD)

@@ -31,11 +31,11 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 		Mode:    uint32(e.cfg.State.Mode.Perm()),
 		Boots:   e.cfg.Ledger.Boots,
 		Engine:  "libtpms " + libtpms.Version(),
-		Profile: program.PrintableLine(e.profile),
+		Profile: program.PrintableLine(e.resources.algProfile),
 		Handles: libtpms.Handles,
 		Warn:    e.log.Warnf,
 
-		Background: e.background.run,
+		Background: e.process.background.run,
 		Failed: func(p ledger.Policy) {
 			event(emul.Event{Kind: emul.PolicyFailed, Cause: recorder.Describe(version, p)})
 		},

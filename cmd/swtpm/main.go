@@ -19,18 +19,10 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 	_ "github.com/swtpm-go/swtpm/cmd/swtpm/stack"
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/handover"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/data"
-	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
-	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
-	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -74,56 +66,6 @@ func runClassic(ctx context.Context, args []string) error {
 	return src.previous.rescue(ctx, live(ctx, cfg, src))
 }
 
-// source is where a Config comes from: a profile, or a classic command line, which has
-// neither path nor instance.
-type source struct {
-	path     string // of the profile, absolute
-	instance string
-	hangups  *daemon.Hangups // signals to read the profile again; nil for a command line
-	previous *previous       // the previous process of the service
-}
-
-// remedies returns whether remedies name options of the command line or keys of the profile.
-func (s source) remedies() doctor.Remedies {
-	if s.path == "" {
-		return doctor.CommandLine
-	}
-	return doctor.Profile
-}
-
-// emulator is one TPM from the start of its process to the end. The steps of live set the fields;
-// the fields of later steps are zero.
-type emulator struct {
-	cfg    *config.Config
-	source source
-
-	systemd   *daemon.Notifier
-	channels  *channels
-	log       *daemon.Log
-	engine    emul.Engine
-	handover  *handover.Handover // saves connections and state for the next process; nil if nothing is saved, see wantsHandover
-	keys      seal.Keys
-	profile   string               // algorithm profile of a new TPM
-	traffic   emul.TrafficRecorder // records commands and responses; nil for none
-	ledger    *recorder.Recorder   // the boot ledger; nil for none
-	removePID func()
-	link      *remote.Link // to the broker of a cluster store; nil for another state
-	service   service
-	meter     *meter
-	tpm       *emul.TPM
-	host      hostNotes // what the settings of the host have changed
-	confined  sandbox.Active
-
-	data       *data.Server
-	ctrl       *ctrl.Server
-	memory     collector
-	background background
-	ctx        context.Context // ends when the process must end
-	stop       context.CancelCauseFunc
-
-	cleanups []func() // of the steps so far
-}
-
 // live is the life of a TPM, in order. Each step needs the ones above it.
 func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	e := &emulator{cfg: cfg, source: src}
@@ -151,8 +93,8 @@ func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	if serves, err := e.start(ctx); err != nil || !serves { // in the sandbox from here on
 		return unlessEnding(ctx, e.retryable(err))
 	}
-	if e.ledger != nil { // it writes no file if the start was refused
-		e.ledger.Ready()
+	if e.observers.ledger != nil { // it writes no file if the start was refused
+		e.observers.ledger.Ready()
 	}
 	return e.serve()
 }
@@ -161,7 +103,7 @@ func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 // directory and the user. All files are opened later: they are in the new root directory and
 // belong to the new user.
 func (e *emulator) giveUpPrivileges() (err error) {
-	e.systemd = openNotifier()
+	e.service.systemd = openNotifier()
 	if e.channels, err = openDevice(e.cfg); err != nil {
 		return err
 	}
@@ -173,18 +115,18 @@ func (e *emulator) openLog() (err error) {
 	if e.log, err = openLog(e.cfg.Log); err != nil {
 		return err
 	}
-	e.host.log(e.log)
+	e.service.log = e.log
+	e.source.host.log(e.log)
 	describe(e.log, e.source.instance, e.cfg.TPM)
 	return nil
 }
 
 // openChannels chooses the TPM version of libtpms and opens the sockets.
 func (e *emulator) openChannels() (err error) {
-	e.engine = libtpms.Engine()
-	if err := e.engine.Choose(e.cfg.TPM); err != nil {
+	if err := libtpms.Engine().Choose(e.cfg.TPM); err != nil {
 		return fmt.Errorf("libtpms %s has no TPM %s: %w; install one that has it, or choose the other version", libtpms.Version(), e.cfg.TPM, err)
 	}
-	e.handover, err = e.channels.open(e.cfg, e.systemd, e.log)
+	e.handover, err = e.channels.open(e.cfg, e.service.systemd, e.log)
 	e.onEnd(e.channels.close)
 	return err
 }
@@ -196,17 +138,17 @@ func (e *emulator) readInputs(ctx context.Context) (err error) {
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return err
 	}
-	e.onEnd(func() { closeKeys(e.keys) })
-	if e.keys, err = awaitKeys(ctx, e.cfg); err != nil {
+	e.onEnd(func() { closeKeys(e.resources.keys) })
+	if e.resources.keys, err = awaitKeys(ctx, e.cfg); err != nil {
 		return withCode(cuseInput, err)
 	}
-	logKeyWarnings("key", e.keys.File, e.log.Warnf)
-	logKeyWarnings("migration-key", e.keys.Migration, e.log.Warnf)
-	if e.profile, err = awaitProfile(ctx, e.cfg); err != nil {
+	logKeyWarnings("key", e.resources.keys.File, e.log.Warnf)
+	logKeyWarnings("migration-key", e.resources.keys.Migration, e.log.Warnf)
+	if e.resources.algProfile, err = awaitProfile(ctx, e.cfg); err != nil {
 		return withCode(cuseInput, err)
 	}
 	var stop func()
-	e.traffic, stop, err = openCapture(e.cfg, e.log)
+	e.resources.traffic, stop, err = openCapture(e.cfg, e.log)
 	e.onEnd(stop)
 	return withCode(cuseInput, err)
 }
@@ -215,8 +157,8 @@ func (e *emulator) readInputs(ctx context.Context) (err error) {
 // connection to the broker of a cluster store, and a missing state directory.
 func (e *emulator) createTPM(ctx context.Context) (err error) {
 	e.onEnd(func() {
-		if e.removePID != nil {
-			e.removePID()
+		if e.process.removePID != nil {
+			e.process.removePID()
 		}
 	})
 	if e.channels.cuse == nil { // with CUSE, startDevice writes it
@@ -224,13 +166,12 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	e.service = service{systemd: e.systemd, log: e.log}
 	e.service.profileRejected(e.source.previous.problem)
 	libtpms.ShowCommands(tpm.CommandsFile)
 	o := e.options()
-	e.ledger = e.openLedger(&o)
-	o.Ledger = e.ledger
-	if e.meter, err = newMeter(e.cfg, e.source.instance, &o, e.log); err != nil {
+	e.observers.ledger = e.openLedger(&o)
+	o.Ledger = e.observers.ledger
+	if e.observers.meter, err = newMeter(e.cfg, e.source.instance, &o, e.log); err != nil {
 		return err
 	}
 	if err := e.openLink(); err != nil {
@@ -239,7 +180,7 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	if err := makeStateDir(e.cfg); err != nil {
 		return withCode(cuseStart, err)
 	}
-	if e.tpm, err = emul.New(ctx, e.engine, o); err != nil {
+	if e.tpm, err = emul.New(ctx, libtpms.Engine(), o); err != nil {
 		return err
 	}
 	e.onEnd(e.close)
@@ -281,11 +222,11 @@ func (e *emulator) confine() error {
 	if err := e.confineQuietly(e.source.path); err != nil {
 		return err
 	}
-	if err := e.confined.Missing; err != nil {
+	if err := e.process.confined.Missing; err != nil {
 		e.log.Warnf("sandbox: %v", err)
 	}
-	e.log.Debugf("sandbox: %v", e.confined)
-	for _, path := range e.confined.Unremoved {
+	e.log.Debugf("sandbox: %v", e.process.confined)
+	for _, path := range e.process.confined.Unremoved {
 		e.log.Debugf("sandbox: %q is not removed at exit: the directory is shared; choose a directory that only this TPM uses", path)
 	}
 	return nil
@@ -295,7 +236,7 @@ func (e *emulator) confine() error {
 // for none.
 func (e *emulator) confineQuietly(profile string) (err error) {
 	libtpms.LoadOpenSSL()
-	e.confined, err = sandbox.Enter(sandbox.Plan(e.cfg, profile))
+	e.process.confined, err = sandbox.Enter(sandbox.Plan(e.cfg, profile))
 	return withCode(cuseSandbox, err)
 }
 
@@ -305,27 +246,4 @@ func (e *emulator) close() {
 	if err := e.tpm.Close(); err != nil {
 		e.log.Errorf("close the state: %v", err)
 	}
-}
-
-// onEnd makes end call f. end calls the functions in reverse order.
-func (e *emulator) onEnd(f func()) { e.cleanups = append(e.cleanups, f) }
-
-// end undoes the steps in reverse order, logs err and returns it with its exit code.
-func (e *emulator) end(err error) error {
-	if e.stop != nil {
-		e.stop(nil)
-	}
-	for i := len(e.cleanups) - 1; i >= 0; i-- {
-		e.cleanups[i]()
-	}
-	err = exitCode(e.cfg.Interface.Type, err)
-	if e.log != nil {
-		logError(e.cfg.Log, e.log, err)
-		if err != nil {
-			e.log.CloseFailed()
-		} else {
-			e.log.Close()
-		}
-	}
-	return err
 }

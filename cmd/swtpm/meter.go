@@ -9,8 +9,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/metrics"
 	"github.com/swtpm-go/swtpm/internal/program"
@@ -70,28 +68,28 @@ func (m *meter) stored(item string, took time.Duration, err error) {
 	}
 }
 
-// publish makes c's loop serve the numbers on l. If l is nil, they are written to the file in the background,
-// and stop removes it. The caller closes l. endThreads is called before each write, because the heap is
-// collected after some, which may cause a thread.
-func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server, endThreads func(), background func(func())) (stop func()) {
+// publish makes the control server's loop serve the numbers on l. If l is nil, they are written to the file
+// in the background, and stop removes it. The caller closes l. Before each write, surplus threads end,
+// because the heap is collected after some writes, which may cause a thread.
+func (m *meter) publish(l *listen.Listener, t *emul.TPM, s servers, p *process) (stop func()) {
 	if m == nil {
 		return func() {}
 	}
-	text := func() []byte { return m.sample(t, d, c).Text() }
+	text := func() []byte { return m.sample(t, s).Text() }
 	if l != nil {
-		metrics.Serve(c, l, text)
+		metrics.Serve(s.ctrl, l, text)
 		return func() {}
 	}
 	file := &metrics.File{Path: m.file, Every: m.every, Text: text, Warn: m.warn, Background: func(f func()) {
-		endThreads()
-		background(f)
+		p.memory.endThreads()
+		p.background.run(f)
 	}}
-	file.Start(c)
+	file.Start(s.ctrl)
 	return file.Stop
 }
 
 // sample returns the current numbers. It does not wait for a running command.
-func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sample {
+func (m *meter) sample(t *emul.TPM, servers servers) *metrics.Sample {
 	tally, status := libtpms.Counted(), t.Status()
 	s := &metrics.Sample{
 		Version:  program.Version,
@@ -108,8 +106,8 @@ func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sam
 		Commands: commandsOf(tally, t.Version()),
 		Latency:  metrics.Durations{Buckets: tally.Buckets, Sum: tally.Took},
 		Channels: []metrics.Channel{
-			{Name: "data", Clients: d.Clients(), Connections: d.Connections()},
-			{Name: "control", Clients: c.Clients(), Connections: c.Connections()},
+			{Name: "data", Clients: servers.data.Clients(), Connections: servers.data.Connections()},
+			{Name: "control", Clients: servers.ctrl.Clients(), Connections: servers.ctrl.Connections()},
 		},
 	}
 	if all, pcrs, ok := t.PolicyFailures(); ok {

@@ -23,9 +23,9 @@ func (e *emulator) options() emul.Options {
 	o := emul.Options{
 		Version:          cfg.TPM,
 		Where:            cfg.State.Location.String(),
-		Profile:          e.profile,
+		Profile:          e.resources.algProfile,
 		NoNew:            cfg.Manufacture.Given,
-		Keys:             e.keys,
+		Keys:             e.resources.keys,
 		Backup:           cfg.State.Backup,
 		NoAutoShutdown:   cfg.Flags.DisableAutoShutdown,
 		RejectLocality4:  cfg.Locality.RejectLocality4,
@@ -37,7 +37,7 @@ func (e *emulator) options() emul.Options {
 		MaxStores:        cfg.State.MaxStores,
 		RetainLock:       !cfg.Migration.ReleaseLockOutgoing,
 		GoPath:           log.Traffic(),
-		Traffic:          e.traffic,
+		Traffic:          e.resources.traffic,
 		FullWait:         fullWait(cfg.State),
 		Handover:         handoverTo(e.handover),
 		Library:          libtpms.Version(),
@@ -46,7 +46,7 @@ func (e *emulator) options() emul.Options {
 		Note:             log.Infof,
 		Error:            log.Errorf,
 		After:            e.after,
-		Background:       e.background.run,
+		Background:       e.process.background.run,
 	}
 	rollbackOptions(&o, cfg)
 	if cfg.PrintInfo != 0 {
@@ -67,7 +67,7 @@ func (e *emulator) options() emul.Options {
 
 // after calls f on the engine's thread once d has passed, also if the engine serves only later.
 func (e *emulator) after(d time.Duration, f func()) {
-	if e.data == nil || !e.data.After(d, f) {
+	if e.servers.data == nil || !e.servers.data.After(d, f) {
 		time.AfterFunc(d, f)
 	}
 }
@@ -96,8 +96,8 @@ func makeStateDir(cfg *config.Config) error {
 // openState opens the state of this TPM: in a cluster store through the connection that was
 // opened before the process was confined.
 func (e *emulator) openState(cfg *config.Config, log *daemon.Log) (*nv.Store, error) {
-	if e.link == nil {
-		return openState(cfg, e.keys.File, log, false)
+	if e.resources.link == nil {
+		return openState(cfg, e.resources.keys.File, log, false)
 	}
 	o := cfg.State.Storage()
 	o.Prefix, o.Warn = cfg.TPM.FilePrefix(), log.Warnf
@@ -105,7 +105,7 @@ func (e *emulator) openState(cfg *config.Config, log *daemon.Log) (*nv.Store, er
 		c := e.handover.Cells()
 		o.Token, o.Revision = &c.Token, &c.Revision
 	}
-	return nv.New(e.link.Open(o), cfg.TPM.FilePrefix(), e.keys.File), nil
+	return nv.New(e.resources.link.Open(o), cfg.TPM.FilePrefix(), e.resources.keys.File), nil
 }
 
 // openLink connects to the broker if the state is in a cluster store.
@@ -114,14 +114,14 @@ func (e *emulator) openLink() error {
 	if l.Kind != nv.Cluster || e.cfg.Printing() != "" && e.cfg.PrintInfo == 0 {
 		return nil
 	}
-	if err := l.CheckKey(e.keys.File != nil, e.cfg.State.Plain, nv.GiveKey); err != nil {
+	if err := l.CheckKey(e.resources.keys.File != nil, e.cfg.State.Plain, nv.GiveKey); err != nil {
 		return err
 	}
 	link, err := remote.Dial(l.Path)
 	if err != nil {
 		return err
 	}
-	e.link = link
+	e.resources.link = link
 	e.onEnd(func() { _ = link.Close() })
 	return nil
 }

@@ -40,7 +40,7 @@ func (n hostNotes) log(log *daemon.Log) {
 // and before the root directory and the user.
 func (e *emulator) applyHost() {
 	if e.cfg.Printing() == "" {
-		e.host = applyHost(e.cfg, e.source.instance)
+		e.source.host = applyHost(e.cfg, e.source.instance)
 	}
 }
 

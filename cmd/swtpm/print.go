@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -37,7 +38,7 @@ func printAndEnd(ctx context.Context, cfg *config.Config, src source) (err error
 	case cfg.PrintStates:
 		return printStates(os.Stdout, cfg, e.log)
 	case cfg.PrintProfiles:
-		return printProfiles(program.PrintableWriter(os.Stdout), e.engine)
+		return printProfiles(program.PrintableWriter(os.Stdout), libtpms.Engine())
 	}
 	e.channels.logPorts(cfg, e.log)
 	if err := e.readInputs(ctx); err != nil {

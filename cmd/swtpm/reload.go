@@ -15,13 +15,13 @@ import (
 // Compat: C-136: SIGHUP ends a TPM of a classic command line, as in swtpm.
 func (e *emulator) reloadOnHangup() {
 	now := *e.cfg // the settings in use
-	e.source.hangups.Watch(e.ctx, e.background.run, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
+	e.source.hangups.Watch(e.ctx, e.process.background.run, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
 }
 
 // reload applies the [log] settings of the profile. After an error nothing has changed.
 func (e *emulator) reload(now *config.Config) {
-	e.systemd.Reloading()
-	defer e.systemd.Reloaded()
+	e.service.systemd.Reloading()
+	defer e.service.systemd.Reloaded()
 	if err := e.readAgain(now); err != nil {
 		e.log.Event(eventReloadFailed, true, err.Error(), fmt.Sprintf("reload: %v; nothing has changed", err))
 		return

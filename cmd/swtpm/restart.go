@@ -166,7 +166,7 @@ func (e *emulator) retryable(err error) error {
 		return err
 	}
 	retry := &program.ExitError{Code: exitRetry, Err: err, Silent: isSilent(err)}
-	if e.systemd.Listens() {
+	if e.service.systemd.Listens() {
 		retry.Delay = retryPause
 	}
 	return retry

@@ -26,8 +26,8 @@ const endThreadsDelay = time.Second
 // createServers creates the servers of both channels. They answer no client before serve.
 func (e *emulator) createServers(ctx context.Context) (err error) {
 	e.ctx, e.stop = context.WithCancelCause(ctx)
-	places, memory := maxClients(), &e.memory
-	e.data, err = data.New(e.tpm, data.Options{
+	places, memory := maxClients(), &e.process.memory
+	e.servers.data, err = data.New(e.tpm, data.Options{
 		Save:       saveData(e.handover),
 		Changed:    e.service.listener(),
 		Disconnect: e.cfg.Interface.Disconnect,
@@ -40,14 +40,14 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	e.ctrl, err = ctrl.New(e.tpm, ctrl.Options{
+	e.servers.ctrl, err = ctrl.New(e.tpm, ctrl.Options{
 		Save:       saveCtrl(e.handover),
 		Changed:    e.service.listener(),
 		MaxClients: places,
 		Wait:       e.tpm.ServeQueries,
-		Engine:     e.data.Post,
-		DataBusy:   e.data.Busy,
-		DataFD:     e.data.AttachSocket,
+		Engine:     e.servers.data.Post,
+		DataBusy:   e.servers.data.Busy,
+		DataFD:     e.servers.data.AttachSocket,
 		Terminate:  e.cfg.Control.Terminate,
 		Quiet:      memory.tidy,
 		Log:        e.log,
@@ -62,23 +62,23 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 // its clients disconnected, or because the state belongs to another process now. Only the last
 // one is an error.
 func (e *emulator) serve() error {
-	resumeClients(e.handover, e.data, e.ctrl)
-	if err := e.channels.attach(e.data, e.ctrl); err != nil {
+	resumeClients(e.handover, e.servers)
+	if err := e.channels.attach(e.servers); err != nil {
 		return err
 	}
 	e.service.watch(e.status, e.alive)
 	limitHeap()
-	program.MoveWatches(e.ctrl)
-	e.memory.trim = createThreads(e.needsHelpers())
-	e.ctrl.After(endThreadsDelay, e.memory.endThreads)
+	program.MoveWatches(e.servers.ctrl)
+	e.process.memory.trim = createThreads(e.needsHelpers())
+	e.servers.ctrl.After(endThreadsDelay, e.process.memory.endThreads)
 	e.source.previous.ready(e.handover)
-	e.service.ready(e.ctrl) // before the servers run: then this goroutine needs no thread any more
-	defer e.meter.publish(e.channels.metrics, e.tpm, e.data, e.ctrl, e.memory.endThreads, e.background.run)()
+	e.service.ready(e.servers.ctrl) // before the servers run: then this goroutine needs no thread any more
+	defer e.observers.meter.publish(e.channels.metrics, e.tpm, e.servers, &e.process)()
 	if e.source.hangups != nil {
 		e.reloadOnHangup()
 	}
-	go serveLoop(e.data.Run)
-	go serveLoop(e.ctrl.Run)
+	go serveLoop(e.servers.data.Run)
+	go serveLoop(e.servers.ctrl.Run)
 	if e.channels.cuse != nil {
 		go e.serveDevice()
 	}
@@ -96,15 +96,15 @@ func (e *emulator) stopServing() {
 	if e.channels.cuse != nil {
 		e.channels.cuse.Close(stopWait)
 	}
-	e.ctrl.Close(stopWait)
+	e.servers.ctrl.Close(stopWait)
 	program.MoveWatches(nil)
-	e.data.Close(stopWait)
+	e.servers.data.Close(stopWait)
 }
 
 // serveDevice answers the clients of a device of CUSE.
 func (e *emulator) serveDevice() {
 	e.channels.cuse.Serve(e.tpm, cuse.Options{
-		Engine: e.data.Post,
+		Engine: e.servers.data.Post,
 		Log:    e.log,
 		End:    e.endFor,
 	})
@@ -119,14 +119,14 @@ func (e *emulator) needsHelpers() bool {
 // status returns a one-line summary.
 func (e *emulator) status() string {
 	line := status(e.tpm.Version(), e.tpm.Status(),
-		dataChannel(e.cfg.Interface, e.data.Clients()), channelStatus("control", e.cfg.Control.Listen, e.ctrl.Clients()))
-	return line + "; " + e.confined.String()
+		dataChannel(e.cfg.Interface, e.servers.data.Clients()), channelStatus("control", e.cfg.Control.Listen, e.servers.ctrl.Clients()))
+	return line + "; " + e.process.confined.String()
 }
 
 // alive reports whether the TPM works, for the watchdog. It also ends threads that the runtime has
 // created in addition since the last check.
 func (e *emulator) alive() bool {
-	e.memory.endThreads()
+	e.process.memory.endThreads()
 	return e.tpm.Alive()
 }
 

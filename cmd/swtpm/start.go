@@ -70,7 +70,7 @@ func (e *emulator) writePID() error {
 	if err != nil {
 		return doctor.AppendRemedy(err, doctor.Output(err))
 	}
-	e.removePID = remove
+	e.process.removePID = remove
 	return nil
 }
 
@@ -81,7 +81,7 @@ func (e *emulator) logWarnings() {
 	for _, text := range e.cfg.Warnings() {
 		e.log.Warnf("%s", text)
 	}
-	if err := e.systemd.Unreachable(); err != nil {
+	if err := e.service.systemd.Unreachable(); err != nil {
 		e.log.Warnf("systemd is not notified: %v", err)
 	}
 }
