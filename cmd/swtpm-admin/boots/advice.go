@@ -21,13 +21,13 @@ var undo = []struct {
 	{[]int{4, 5, 8, 9, 11, 12}, "select the former boot loader or kernel in the boot menu, or restore the former configuration."},
 }
 
-// Advice returns the next steps. No step destroys anything.
-func (f *Failure) Advice() []string {
+// advice returns the next steps. No step destroys anything.
+func (f *failedPolicy) advice() []string {
 	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether the change was planned."}
 	if f.Opened {
 		return append(all, "The secret opened in the boot that failed later: no new enrolment is needed for it. Many systems extend PCRs after they have opened the disk, so that later tries fail.")
 	}
-	changed := f.Changed()
+	changed := f.changed()
 	switch {
 	case len(f.Banks) == 0:
 		return append(all, "The TPM does not say which PCRs the key or NV area is bound to: compare this boot with an earlier one, swtpm boots diff.")
@@ -81,7 +81,7 @@ func sortSteps(all []string) {
 var late = []int{10, 11, 15, 16, 23}
 
 // enrolAgain returns the step for a LUKS volume, which adds a token and removes none.
-func (f *Failure) enrolAgain() string {
+func (f *failedPolicy) enrolAgain() string {
 	var all, lates []int
 	for pcr := range ledger.PCRs {
 		if !slices.ContainsFunc(f.Banks, func(b ledger.Bank) bool { return b.Has(pcr) }) {

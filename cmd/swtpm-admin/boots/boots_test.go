@@ -147,8 +147,8 @@ func TestExplainSecureBoot(t *testing.T) {
 		t.Errorf("failure: %+v", f)
 	}
 	d := f.Details[1]
-	if d.PCR != 7 || d.Same || d.More != 0 || d.First == nil || d.First.Position != 1 || d.First.Kind != Changed ||
-		d.First.Old.Name.Text != "Secure Boot off" || d.First.New.Name.Text != "Secure Boot on" || d.First.New.Name.Source != FromConstant {
+	if d.PCR != 7 || d.Same || d.More != 0 || d.First == nil || d.First.Position != 1 || d.First.Kind != kindChanged ||
+		d.First.Old.Name.Text != "Secure Boot off" || d.First.New.Name.Text != "Secure Boot on" || d.First.New.Name.Source != fromConstant {
 		t.Errorf("PCR 7: %s", e.Text())
 	}
 	for _, want := range []string{"since boot 3", "result 0x99d (TPM_RC_POLICY_FAIL)", "last succeeded in boot 2", "PCR 4: the same value", "PCR 7, measurement 1: changed", "recovery key", "not an attack"} {
@@ -248,7 +248,7 @@ func TestHostChanges(t *testing.T) {
 	for at, want := range map[time.Time]int{
 		a.Time.Add(time.Millisecond): 0, a.lastSeen().Add(time.Second): 1, b.Time.Add(time.Second): 0,
 	} {
-		if got := HostChanges(a, b, []HostFile{{"VARS.fd", at, "variable store"}}); len(got) != want {
+		if got := changesBetween(a, b, []hostFile{{"VARS.fd", at, "variable store"}}); len(got) != want {
 			t.Errorf("changed at %v: %q, want %d", at, got, want)
 		}
 	}
@@ -261,18 +261,18 @@ func TestCompare(t *testing.T) {
 	for _, r := range []struct {
 		name  string
 		log   []eventlog.Entry
-		kind  Kind
+		kind  changeKind
 		place int
 	}{
-		{"changed", replaced(log, 6, []byte("x")), Changed, 4},
-		{"removed", append(append([]eventlog.Entry(nil), log[:6]...), log[7:]...), Removed, 4},
-		{"added", append(append(append([]eventlog.Entry(nil), log[:6]...), log[0]), log[6:]...), Added, 4},
+		{"changed", replaced(log, 6, []byte("x")), kindChanged, 4},
+		{"removed", append(append([]eventlog.Entry(nil), log[:6]...), log[7:]...), kindRemoved, 4},
+		{"added", append(append(append([]eventlog.Entry(nil), log[:6]...), log[0]), log[6:]...), kindAdded, 4},
 	} {
-		if r.kind == Added {
+		if r.kind == kindAdded {
 			r.log[6].Index = 7
 		}
 		h := history(t, record(1, log), record(2, r.log))
-		all := Compare(h.Boots[0], h.Boots[1])
+		all := compare(h.Boots[0], h.Boots[1])
 		if len(all) != 1 || all[0].Kind != r.kind || all[0].Index != 7 || all[0].Position != r.place {
 			t.Errorf("%s: %+v", r.name, all)
 		}
@@ -287,10 +287,10 @@ func TestReset(t *testing.T) {
 	r.add(ledger.KindReset, []byte{0, 0, 0, 16})
 	r.extend(16, d)
 	b := history(t, r).Boots[0]
-	if s := b.Sequence(16, 0); len(s) != 1 || s[0].Position != 1 || s[0].Record != 5 {
+	if s := b.sequence(16, 0); len(s) != 1 || s[0].Position != 1 || s[0].Record != 5 {
 		t.Errorf("%+v", s)
 	}
-	if s := b.Sequence(16, 3); len(s) != 1 || s[0].Record != 3 {
+	if s := b.sequence(16, 3); len(s) != 1 || s[0].Record != 3 {
 		t.Errorf("before the reset: %+v", s)
 	}
 	if e := newFiles().entries(b); len(e) != 1 {

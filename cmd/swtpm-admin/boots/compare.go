@@ -2,41 +2,41 @@ package boots
 
 import "slices"
 
-// Kind is the kind of a change.
-type Kind string
+// changeKind is the kind of a change.
+type changeKind string
 
 // The kinds.
 const (
-	Changed Kind = "changed"
-	Added   Kind = "added"
-	Removed Kind = "removed"
+	kindChanged changeKind = "changed"
+	kindAdded   changeKind = "added"
+	kindRemoved changeKind = "removed"
 )
 
-// Change is a difference between the measurements of two boots in one PCR.
-type Change struct {
-	Kind     Kind
+// change is a difference between the measurements of two boots in one PCR.
+type change struct {
+	Kind     changeKind
 	Index    uint32
 	Position int          // in the newer boot, or in the older one if it was removed; from 1
-	Old      *Measurement // nil if it was added
-	New      *Measurement // nil if it was removed
+	Old      *measurement // nil if it was added
+	New      *measurement // nil if it was removed
 	Tail     bool         // the other boot has no measurements after this position
 	More     int          // changes in the same index that firstChanges left out
 }
 
-// Compare returns the differences of two boots in all PCRs and NV indexes.
-func Compare(a, b *Boot) []Change {
-	indexes := append(a.Indexes(), b.Indexes()...)
+// compare returns the differences of two boots in all PCRs and NV indexes.
+func compare(a, b *Boot) []change {
+	indexes := append(a.indexes(), b.indexes()...)
 	slices.Sort(indexes)
-	var all []Change
+	var all []change
 	for _, index := range slices.Compact(indexes) {
-		all = append(all, compareSequences(a.Sequence(index, 0), b.Sequence(index, 0))...)
+		all = append(all, compareSequences(a.sequence(index, 0), b.sequence(index, 0))...)
 	}
 	return all
 }
 
 // firstChanges returns the first change of each index, for at most mostIndexes, and the number of the other indexes.
 // The changes are in the order of their indexes, so that PCRs come before NV indexes.
-func firstChanges(all []Change) (some []Change, more int) {
+func firstChanges(all []change) (some []change, more int) {
 	for i, c := range all {
 		switch {
 		case i == 0 || all[i-1].Index != c.Index:
@@ -54,14 +54,14 @@ const maxTable = 4 << 20
 
 // compareSequences returns the differences of two sequences of one PCR, with as few changes
 // as possible.
-func compareSequences(a, b []*Measurement) []Change {
+func compareSequences(a, b []*measurement) []change {
 	same := 0
-	for same < len(a) && same < len(b) && a[same].Same(b[same]) {
+	for same < len(a) && same < len(b) && a[same].same(b[same]) {
 		same++
 	}
 	a, b = a[same:], b[same:]
 	end := 0
-	for end < len(a) && end < len(b) && a[len(a)-1-end].Same(b[len(b)-1-end]) {
+	for end < len(a) && end < len(b) && a[len(a)-1-end].same(b[len(b)-1-end]) {
 		end++
 	}
 	tail := end == 0 && (len(a) == 0 || len(b) == 0)
@@ -73,12 +73,12 @@ func compareSequences(a, b []*Measurement) []Change {
 }
 
 // step is an old and a new measurement; a nil one has no counterpart.
-type step struct{ old, new *Measurement }
+type step struct{ old, new *measurement }
 
 // align returns the steps from a to b by their longest common subsequence, without the
 // measurements that are the same. It treats sequences that are too long as if they had no common
 // measurement.
-func align(a, b []*Measurement) []step {
+func align(a, b []*measurement) []step {
 	var steps []step
 	long := len(a)*len(b) > maxTable
 	var table [][]int32
@@ -94,7 +94,7 @@ func align(a, b []*Measurement) []step {
 		case j == len(b) || long:
 			steps = append(steps, step{a[i], nil})
 			i++
-		case a[i].Same(b[j]):
+		case a[i].same(b[j]):
 			steps = append(steps, step{}) // a barrier for pair
 			i, j = i+1, j+1
 		case table[i+1][j] >= table[i][j+1]:
@@ -109,14 +109,14 @@ func align(a, b []*Measurement) []step {
 }
 
 // lcs returns the lengths of the longest common subsequences of all tails.
-func lcs(a, b []*Measurement) [][]int32 {
+func lcs(a, b []*measurement) [][]int32 {
 	table := make([][]int32, len(a)+1)
 	for i := range table {
 		table[i] = make([]int32, len(b)+1)
 	}
 	for i := len(a) - 1; i >= 0; i-- {
 		for j := len(b) - 1; j >= 0; j-- {
-			if a[i].Same(b[j]) {
+			if a[i].same(b[j]) {
 				table[i][j] = table[i+1][j+1] + 1
 			} else {
 				table[i][j] = max(table[i+1][j], table[i][j+1])
@@ -128,21 +128,21 @@ func lcs(a, b []*Measurement) [][]int32 {
 
 // pair makes changes of steps: between two measurements that both boots have, the first
 // that was removed and the first that was added are one change.
-func pair(steps []step) []Change {
-	var all []Change
-	var olds, news []*Measurement
+func pair(steps []step) []change {
+	var all []change
+	var olds, news []*measurement
 	flush := func() {
 		for len(olds) > 0 || len(news) > 0 {
-			var c Change
+			var c change
 			if len(news) > 0 {
-				c.Kind, c.New, c.Index, c.Position = Added, news[0], news[0].Index, news[0].Position
+				c.Kind, c.New, c.Index, c.Position = kindAdded, news[0], news[0].Index, news[0].Position
 				news = news[1:]
 			}
 			if len(olds) > 0 {
 				if c.Old = olds[0]; c.New != nil {
-					c.Kind = Changed
+					c.Kind = kindChanged
 				} else {
-					c.Kind, c.Index, c.Position = Removed, c.Old.Index, c.Old.Position
+					c.Kind, c.Index, c.Position = kindRemoved, c.Old.Index, c.Old.Position
 				}
 				olds = olds[1:]
 			}

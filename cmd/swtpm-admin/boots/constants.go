@@ -45,7 +45,7 @@ var phases = []string{"enter-initrd", "leave-initrd", "sysinit", "ready", "shutd
 // addConstants adds the measurements that have the same digest on every machine.
 func (d *Dictionary) addConstants() {
 	constant := func(in pcrMask, data []byte, kind eventlog.Type, text string) {
-		d.addData(in, data, Name{Text: text, Source: FromConstant, data: data, kind: kind})
+		d.addData(in, data, eventName{Text: text, Source: fromConstant, data: data, kind: kind})
 	}
 	early := pcrs(0, 1, 2, 3, 4, 5, 6, 7)
 	constant(early|pcrs(8, 9, 10, 11, 12, 13, 14, 15), make([]byte, 4), eventlog.Separator, "separator")
@@ -56,10 +56,10 @@ func (d *Dictionary) addConstants() {
 	}
 	constant(pcrs(0), []byte{0, 0}, eventlog.CRTMVersion, versionText+": empty")
 	for _, s := range sections {
-		d.addData(pcrs(11), append([]byte(s), 0), Name{Text: sectionText + s, Source: FromConstant})
+		d.addData(pcrs(11), append([]byte(s), 0), eventName{Text: sectionText + s, Source: fromConstant})
 	}
 	for _, s := range phases {
-		d.addData(pcrs(11), []byte(s), Name{Text: "systemd's boot phase " + s, Source: FromConstant})
+		d.addData(pcrs(11), []byte(s), eventName{Text: "systemd's boot phase " + s, Source: fromConstant})
 	}
 	for i, text := range []string{"off", "on"} {
 		v := eventlog.Variable{Name: "SecureBoot", Vendor: eventlog.GlobalVariable, Data: []byte{byte(i)}}
@@ -70,7 +70,7 @@ func (d *Dictionary) addConstants() {
 		constant(pcrs(7), v.Measured(), eventlog.VariableConfig, "Secure Boot variable "+name+": empty")
 	}
 	constant(pcrs(14), []byte{1}, 0, "a setting of shim that is on, such as MokListTrusted")
-	d.addData(anyPCR, nil, Name{Text: "empty event", Source: FromConstant})
+	d.addData(anyPCR, nil, eventName{Text: "empty event", Source: fromConstant})
 }
 
 // vendorOf returns the namespace of a Secure Boot variable.

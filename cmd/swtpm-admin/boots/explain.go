@@ -9,26 +9,26 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Failure is a policy over PCRs that does not open any more.
-type Failure struct {
+// failedPolicy is a policy over PCRs that does not open any more.
+type failedPolicy struct {
 	Banks    []ledger.Bank // selection
 	Boot     *Boot         // the first one that failed
-	Outcome  Outcome       // the first failure
+	Outcome  outcome       // the first failure
 	Last     *Boot         // the last one that failed
 	Good     *Boot         // the last one that succeeded, nil if none is recorded
-	GoodAt   Outcome
+	GoodAt   outcome
 	Times    int // failures since then
-	PCRs     []PCRChange
+	PCRs     []pcrChange
 	OtherWay bool // the result is not one that PCRs cause
 	Opened   bool // in the boot that failed, before
 	Unknown  bool // the values of the PCRs at one of the two uses are not known
 }
 
-// PCRChange is what differs in a PCR of the selection.
-type PCRChange struct {
+// pcrChange is what differs in a PCR of the selection.
+type pcrChange struct {
 	PCR     int
 	Same    bool     // the value is the same
-	Changes []Change // up to the use of the policy; empty if the PCR began with another value
+	Changes []change // up to the use of the policy; empty if the PCR began with another value
 }
 
 // Codes of results.
@@ -63,13 +63,13 @@ func pcrFailure(v tpm.Version, p ledger.Policy) bool {
 // use is one use of a policy.
 type use struct {
 	boot    *Boot
-	outcome Outcome
+	outcome outcome
 }
 
-// Failures returns the policies over PCRs whose last use failed, in the order of their first
+// failures returns the policies over PCRs whose last use failed, in the order of their first
 // failure, for the TPM of the last boot. It ignores results that PCRs cannot cause, unless there
 // are no others. It compares the PCRs of the foremost failures only, and returns the number of the others.
-func (h *History) Failures() (some []Failure, more int) {
+func (h *History) failures() (some []failedPolicy, more int) {
 	var groups [][]use
 	var known policies
 	last := h.Boots[len(h.Boots)-1]
@@ -88,7 +88,7 @@ func (h *History) Failures() (some []Failure, more int) {
 			groups[i] = append(groups[i], use{b, o})
 		}
 	}
-	var all []Failure
+	var all []failedPolicy
 	for _, g := range groups {
 		if f, ok := failure(g); ok {
 			all = append(all, f)
@@ -103,7 +103,7 @@ func (h *History) Failures() (some []Failure, more int) {
 
 // failure returns the failure with which the uses of a policy end; ok is false if the last use
 // succeeded.
-func failure(uses []use) (f Failure, ok bool) {
+func failure(uses []use) (f failedPolicy, ok bool) {
 	last := uses[len(uses)-1]
 	if last.outcome.Result == 0 {
 		return f, false
@@ -117,7 +117,7 @@ func failure(uses []use) (f Failure, ok bool) {
 		begin++ // it had opened in this boot
 	}
 	first := uses[begin]
-	f = Failure{Banks: last.outcome.Banks, Boot: first.boot, Outcome: first.outcome, Last: last.boot, Times: len(uses) - begin}
+	f = failedPolicy{Banks: last.outcome.Banks, Boot: first.boot, Outcome: first.outcome, Last: last.boot, Times: len(uses) - begin}
 	f.OtherWay = !slices.ContainsFunc(uses[begin:], func(u use) bool { return pcrFailure(u.boot.TPM, u.outcome.Policy) })
 	if good >= 0 {
 		f.Good, f.GoodAt = uses[good].boot, uses[good].outcome
@@ -128,13 +128,13 @@ func failure(uses []use) (f Failure, ok bool) {
 }
 
 // compare finds what differs in the PCRs of the selection since the last success, if that can be known.
-func (f *Failure) compare() {
+func (f *failedPolicy) compare() {
 	if f.Good == nil || f.Unknown {
 		return
 	}
-	then, now := f.Good.ValuesAt(f.GoodAt.Record), f.Boot.ValuesAt(f.Outcome.Record)
+	then, now := f.Good.valuesAt(f.GoodAt.Record), f.Boot.valuesAt(f.Outcome.Record)
 	for pcr := range ledger.PCRs {
-		c := PCRChange{PCR: pcr, Same: true}
+		c := pcrChange{PCR: pcr, Same: true}
 		selected := false
 		for _, bank := range f.Banks {
 			if bank.Has(pcr) {
@@ -146,14 +146,14 @@ func (f *Failure) compare() {
 			continue
 		}
 		if !c.Same {
-			c.Changes = compareSequences(f.Good.Sequence(uint32(pcr), f.GoodAt.Record), f.Boot.Sequence(uint32(pcr), f.Outcome.Record))
+			c.Changes = compareSequences(f.Good.sequence(uint32(pcr), f.GoodAt.Record), f.Boot.sequence(uint32(pcr), f.Outcome.Record))
 		}
 		f.PCRs = append(f.PCRs, c)
 	}
 }
 
-// Changed returns the PCRs whose values differ.
-func (f *Failure) Changed() []int {
+// changed returns the PCRs whose values differ.
+func (f *failedPolicy) changed() []int {
 	var all []int
 	for _, c := range f.PCRs {
 		if !c.Same {
@@ -163,9 +163,9 @@ func (f *Failure) Changed() []int {
 	return all
 }
 
-// HostChanges describes what else changed on the host between two boots, as far as the headers of
+// changesBetween describes what else changed on the host between two boots, as far as the headers of
 // the boots and the given files show it.
-func HostChanges(a, b *Boot, files []HostFile) []string {
+func changesBetween(a, b *Boot, files []hostFile) []string {
 	var all []string
 	differ := func(what, old, new string) {
 		if old != new {
@@ -187,10 +187,10 @@ func HostChanges(a, b *Boot, files []HostFile) []string {
 	return all
 }
 
-// hostChanges returns the same as HostChanges, and changes of the firmware, as far as the files
+// hostChanges returns the same as changesBetween, and changes of the firmware, as far as the files
 // name its volumes.
 func (f *Files) hostChanges(a, b *Boot) []string {
-	all := append([]string{}, HostChanges(a, b, f.Host)...)
+	all := append([]string{}, changesBetween(a, b, f.Host)...)
 	old, now := f.firmwareOf(a), f.firmwareOf(b)
 	if old != now && old != "" && now != "" {
 		all = append(all, fmt.Sprintf("firmware: boot %d measured %s, boot %d measured %s", a.Boot.Boot, old, b.Boot.Boot, now))
@@ -200,8 +200,8 @@ func (f *Files) hostChanges(a, b *Boot) []string {
 
 // firmwareOf returns the file whose volumes a boot measured, "" if none of the files.
 func (f *Files) firmwareOf(b *Boot) string {
-	for _, m := range b.Sequence(0, 0) {
-		if n, ok := f.Lookup(m); ok && n.Source == FromFile {
+	for _, m := range b.sequence(0, 0) {
+		if n, ok := f.lookup(m); ok && n.Source == fromFile {
 			return n.Origin
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 // Explanation says why the guest could not open a secret.
 type Explanation struct {
-	OtherTPM *OtherTPM     `json:"other_tpm,omitempty"` // the last boot used another TPM
+	OtherTPM *otherTPM     `json:"other_tpm,omitempty"` // the last boot used another TPM
 	Last     uint64        `json:"last_boot"`
 	Summary  string        `json:"summary"` // of the last boot
 	Policies string        `json:"policies,omitempty"`
@@ -18,17 +18,17 @@ type Explanation struct {
 	Newest   uint64        `json:"newest_boot"`        // may be one that cannot be read
 	Unknown  []uint64      `json:"unknown,omitempty"`  // damaged boots after which no policy was used: whether one fails is not known
 	LastUsed uint64        `json:"last_use,omitempty"` // the boot that last used a policy, if it is not the last boot
-	Failures []FailureLine `json:"failures"`
+	Failures []failureLine `json:"failures"`
 	More     int           `json:"more_failures,omitempty"` // policies that fail and are not in Failures
-	Logs     []LogLine     `json:"logs,omitempty"`
-	Changes  []ChangeLine  `json:"changes,omitempty"`      // of the last boot, if nothing failed: the first in each PCR and NV index
+	Logs     []logLine     `json:"logs,omitempty"`
+	Changes  []changeLine  `json:"changes,omitempty"`      // of the last boot, if nothing failed: the first in each PCR and NV index
 	Indexes  int           `json:"more_indexes,omitempty"` // NV indexes that changed and are not in Changes
 	Host     []string      `json:"host,omitempty"`
 	Notes    []string      `json:"notes,omitempty"` // what limits the comparison of the last boot
 }
 
-// FailureLine is a failure with names.
-type FailureLine struct {
+// failureLine is a failure with names.
+type failureLine struct {
 	PCRs     string    `json:"pcrs"`
 	Since    uint64    `json:"since_boot"`
 	Time     time.Time `json:"time"`
@@ -39,21 +39,21 @@ type FailureLine struct {
 	Times    int       `json:"times"`
 	Opened   bool      `json:"opened_before,omitempty"` // in the same boot
 	Reason   string    `json:"reason,omitempty"`
-	Details  []PCRLine `json:"details"`
+	Details  []pcrLine `json:"details"`
 	Host     []string  `json:"host"`
 	Advice   []string  `json:"advice"`
 }
 
-// PCRLine is what differs first in a PCR.
-type PCRLine struct {
+// pcrLine is what differs first in a PCR.
+type pcrLine struct {
 	PCR   int         `json:"pcr"`
 	Same  bool        `json:"same"`
-	First *ChangeLine `json:"first,omitempty"`
+	First *changeLine `json:"first,omitempty"`
 	More  int         `json:"more_changes"`
 }
 
-// LogLine is the check of a guest's log.
-type LogLine struct {
+// logLine is the check of a guest's log.
+type logLine struct {
 	Path    string   `json:"path"`
 	Boot    uint64   `json:"boot"`
 	Agrees  bool     `json:"agrees"`
@@ -63,9 +63,9 @@ type LogLine struct {
 }
 
 // logLine returns c with names. It lists only the first contradictions.
-func (f *Files) logLine(h *History, c *LogCheck) LogLine {
+func (f *Files) logLine(h *History, c *LogCheck) logLine {
 	const most = 20
-	l := LogLine{Path: c.Path, Boot: c.Boot, Agrees: c.Agrees(), Matched: c.Matched, After: c.After}
+	l := logLine{Path: c.Path, Boot: c.Boot, Agrees: c.agrees(), Matched: c.Matched, After: c.After}
 	add := func(format string, args ...any) {
 		if len(l.Notes) < most {
 			l.Notes = append(l.Notes, fmt.Sprintf(format, args...))
@@ -80,7 +80,7 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 	b, err := h.Find(c.Boot)
 	for _, m := range c.Missing {
 		if err == nil {
-			add("%s, measurement %d, is not in the log: %v", indexText(m.Index), m.Position, f.Name(h, b, m))
+			add("%s, measurement %d, is not in the log: %v", indexText(m.Index), m.Position, f.name(h, b, m))
 		}
 	}
 	return l
@@ -89,7 +89,7 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 // Explain explains the failures of a history.
 func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	last := h.Boots[len(h.Boots)-1]
-	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Damaged: h.Damaged, Denied: h.Denied, Newest: h.newest(), Unknown: h.Unknown(), Failures: []FailureLine{}}
+	e := &Explanation{Last: last.Boot.Boot, Summary: h.summary(last), Policies: policyText(last), Damaged: h.Damaged, Denied: h.Denied, Newest: h.newest(), Unknown: h.unknown(), Failures: []failureLine{}}
 	e.OtherTPM = h.otherTPM()
 	if used := h.lastUse(); used != e.Last {
 		e.LastUsed = used
@@ -97,7 +97,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	for _, c := range logs {
 		e.Logs = append(e.Logs, f.logLine(h, c))
 	}
-	failures, more := h.Failures()
+	failures, more := h.failures()
 	e.More = more
 	for _, x := range failures {
 		l := f.failureLine(h, x)
@@ -107,7 +107,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 		e.Failures = append(e.Failures, l)
 	}
 	if a := h.Previous(last); len(e.Failures) == 0 && a != nil && last.Damage == nil {
-		first, more := firstChanges(Compare(a, last))
+		first, more := firstChanges(compare(a, last))
 		d := f.diff(h, a, last, first)
 		e.Indexes = more
 		e.Changes, e.Host, e.Notes = d.Changes, d.Host, d.Notes
@@ -124,7 +124,7 @@ const mostIndexes = 32
 
 // foremost returns at most mostPolicies failures in their order, and the number of the others. Those that succeeded
 // before are preferred: only they say what changed.
-func foremost(all []Failure) (some []Failure, more int) {
+func foremost(all []failedPolicy) (some []failedPolicy, more int) {
 	var chosen []int
 	for _, good := range []bool{true, false} {
 		for i := range all {
@@ -140,17 +140,17 @@ func foremost(all []Failure) (some []Failure, more int) {
 	return some, len(all) - len(some)
 }
 
-func (f *Files) failureLine(h *History, x Failure) FailureLine {
-	l := FailureLine{
+func (f *Files) failureLine(h *History, x failedPolicy) failureLine {
+	l := failureLine{
 		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time, LastUsed: x.Last.Boot.Boot, Result: x.Outcome.Result, Times: x.Times, Opened: x.Opened,
-		Details: []PCRLine{}, Host: []string{}, Advice: x.Advice(),
+		Details: []pcrLine{}, Host: []string{}, Advice: x.advice(),
 	}
 	switch {
 	case x.Unknown:
 		l.Reason = afterLimit + ", so the values of the PCRs are not known: what changed cannot be said"
 	case x.OtherWay:
 		l.Reason = "the result is not one that PCRs cause; the policy has other conditions, too"
-	case x.Good != nil && len(x.Changed()) == 0:
+	case x.Good != nil && len(x.changed()) == 0:
 		l.Reason = "the PCRs have the values with which it opened before; another condition of the policy is not met"
 	}
 	if x.Good == nil {
@@ -159,7 +159,7 @@ func (f *Files) failureLine(h *History, x Failure) FailureLine {
 	l.Good, l.GoodTime = x.Good.Boot.Boot, x.Good.Time
 	l.Host = append(l.Host, f.hostChanges(x.Good, x.Boot)...)
 	for _, c := range x.PCRs {
-		p := PCRLine{PCR: c.PCR, Same: c.Same}
+		p := pcrLine{PCR: c.PCR, Same: c.Same}
 		if len(c.Changes) > 0 {
 			first := f.change(h, x.Good, x.Boot, c.Changes[0])
 			p.First, p.More = &first, len(c.Changes)-1
@@ -174,7 +174,7 @@ func (e *Explanation) Text() string {
 	var t strings.Builder
 	var host, advice []string
 	if e.OtherTPM != nil {
-		t.WriteString(e.OtherTPM.Text())
+		t.WriteString(e.OtherTPM.text())
 	}
 	for _, n := range e.Damaged {
 		fmt.Fprintf(&t, "The record of boot %d is damaged: a failure in it may be missing here.\n", n)
@@ -239,7 +239,7 @@ func (e *Explanation) writeGood(t *strings.Builder) {
 
 // write writes the failure. It writes each change of a PCR only once: written maps the changes that
 // were written to the PCRs of the failure for which they were written first.
-func (l FailureLine) write(t *strings.Builder, last uint64, written map[string]string) {
+func (l failureLine) write(t *strings.Builder, last uint64, written map[string]string) {
 	fmt.Fprintf(t, "Unsealing over %s has failed since boot %d (%s).\n", l.PCRs, l.Since, stamp(l.Time))
 	if l.Opened {
 		t.WriteString("  It had opened before in the same boot, so the guest had its secret.\n")
@@ -265,7 +265,7 @@ func (l FailureLine) write(t *strings.Builder, last uint64, written map[string]s
 	t.WriteString("\n")
 }
 
-func (l FailureLine) writePCR(t *strings.Builder, p PCRLine, written map[string]string) {
+func (l failureLine) writePCR(t *strings.Builder, p pcrLine, written map[string]string) {
 	switch {
 	case p.Same:
 		fmt.Fprintf(t, "\n  PCR %d: the same value as in boot %d\n", p.PCR, l.Good)
@@ -302,7 +302,7 @@ func section(t *strings.Builder, title string, lines []string) {
 	t.WriteString("\n")
 }
 
-func (l LogLine) write(t *strings.Builder) {
+func (l logLine) write(t *strings.Builder) {
 	path := oneLine(l.Path)
 	if l.Agrees {
 		fmt.Fprintf(t, "Log %s: agrees with boot %d: %s; %d more followed after its end.\n", path, l.Boot, count(l.Matched, "measurement"), l.After)

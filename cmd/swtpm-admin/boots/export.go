@@ -71,7 +71,7 @@ func (f *Files) entries(b *Boot) []eventlog.Entry {
 			continue
 		}
 		e := eventlog.PlainEntry(m.Index, m.Digests)
-		if n, ok := f.Lookup(m); ok && n.kind != 0 && isContent(m, n.data) {
+		if n, ok := f.lookup(m); ok && n.kind != 0 && isContent(m, n.data) {
 			e.Type, e.Data = n.kind, n.data
 		}
 		all = append(all, e)
@@ -93,7 +93,7 @@ func pcrEntries(entries []eventlog.Entry, algs []ledger.Alg) (pcrs []eventlog.En
 }
 
 // isContent reports whether all digests of a measurement are those of data.
-func isContent(m *Measurement, data []byte) bool {
+func isContent(m *measurement, data []byte) bool {
 	for _, d := range m.Digests {
 		if !bytes.Equal(eventlog.Sum(d.Alg, data), d.Value) {
 			return false
@@ -109,9 +109,9 @@ func (f *Files) yaml(h *History, b *Boot) []byte {
 		b.Boot.Boot, b.Time.Format("2006-01-02T15:04:05Z"), b.TPM.String(), hex.EncodeToString(b.Identity[:]), quote(b.Engine), b.Joined, b.Incomplete(0), b.Damage != nil)
 	for i := range b.Measurements {
 		m := &b.Measurements[i]
-		n := f.Name(h, b, m)
+		n := f.name(h, b, m)
 		index := "pcr"
-		if m.NV() {
+		if m.isNV() {
 			index = "nv_index"
 		}
 		fmt.Fprintf(&s, "- record: %d\n  %s: %d\n  position: %d\n  name: %s\n  certainty: %s\n  digests:\n", m.Record, index, m.Index, m.Position, quote(n.Text), quote(n.Source.String()))

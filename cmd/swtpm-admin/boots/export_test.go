@@ -47,7 +47,7 @@ func TestExportTCG2(t *testing.T) {
 	values := regexp.MustCompile(`0x[0-9a-f]+`).FindAllString(pcrs, -1)
 	want := 0
 	for _, alg := range banks {
-		for _, index := range h.Boots[0].Indexes() {
+		for _, index := range h.Boots[0].indexes() {
 			value := h.Boots[0].Final.Value(alg, int(index))
 			if want++; !strings.Contains(pcrs, "0x"+hexString(value)) {
 				t.Errorf("%v PCR %d: %x is missing in:\n%s", alg, index, value, pcrs)

@@ -14,21 +14,21 @@ type LogCheck struct {
 	Path     string
 	Boot     uint64
 	Matched  int
-	Only     []LogEntry     // entries of the log that the TPM did not measure
-	Missing  []*Measurement // measurements that the log does not have
+	Only     []logEntry     // entries of the log that the TPM did not measure
+	Missing  []*measurement // measurements that the log does not have
 	After    int            // measurements after the end of the log
 	Damage   error          // the log is malformed after its first entries
 	complete bool           // a log of firmware has all measurements
 }
 
-// LogEntry is an entry of a log.
-type LogEntry struct {
+// logEntry is an entry of a log.
+type logEntry struct {
 	Number int // from 1
 	eventlog.Entry
 }
 
-// Agrees reports whether the log and the boot do not contradict each other.
-func (c *LogCheck) Agrees() bool {
+// agrees reports whether the log and the boot do not contradict each other.
+func (c *LogCheck) agrees() bool {
 	return len(c.Only) == 0 && len(c.Missing) == 0 && c.Damage == nil && c.Matched > 0
 }
 
@@ -45,7 +45,7 @@ func (f *Files) AddGuestLog(h *History, path string) (*LogCheck, error) {
 	}
 	var best *LogCheck
 	for i := len(h.Boots) - 1; i >= 0; i-- {
-		c := CheckLog(h.Boots[i], entries)
+		c := checkLog(h.Boots[i], entries)
 		if best == nil || c.Matched > best.Matched || c.Matched == best.Matched && len(c.Missing) < len(best.Missing) {
 			best = c
 		}
@@ -69,9 +69,9 @@ func (f *Files) nameEntries(entries []eventlog.Entry, c *LogCheck, origin string
 		if wrong[i+1] || e.Text == "" || e.Index >= ledger.PCRs {
 			continue
 		}
-		n := Name{Text: e.Text, Source: FromLog, Origin: origin}
+		n := eventName{Text: e.Text, Source: fromLog, Origin: origin}
 		if e.Verified() {
-			n.Source, n.data, n.kind = FromLogData, e.Data, e.Type
+			n.Source, n.data, n.kind = fromLogData, e.Data, e.Type
 		}
 		for _, digest := range e.Digests {
 			f.addDigest(pcrs(int(e.Index)), digest, n)
@@ -79,21 +79,21 @@ func (f *Files) nameEntries(entries []eventlog.Entry, c *LogCheck, origin string
 	}
 }
 
-// CheckLog compares a log with a boot, PCR by PCR and digest by digest.
-func CheckLog(b *Boot, entries []eventlog.Entry) *LogCheck {
+// checkLog compares a log with a boot, PCR by PCR and digest by digest.
+func checkLog(b *Boot, entries []eventlog.Entry) *LogCheck {
 	c := &LogCheck{Boot: b.Boot.Boot, complete: true}
 	if len(entries) > 0 && entries[0].Type == 0 {
 		c.complete = false // systemd's log has only what systemd has measured
 	}
-	logged := map[uint32][]*Measurement{}
+	logged := map[uint32][]*measurement{}
 	for i := range entries {
 		e := &entries[i]
-		logged[e.Index] = append(logged[e.Index], &Measurement{Record: i + 1, Index: e.Index, Position: len(logged[e.Index]) + 1, Digests: e.Digests})
+		logged[e.Index] = append(logged[e.Index], &measurement{Record: i + 1, Index: e.Index, Position: len(logged[e.Index]) + 1, Digests: e.Digests})
 	}
 	first, last := len(b.Records)+1, 0
-	var missing []*Measurement
+	var missing []*measurement
 	for pcr := range uint32(ledger.PCRs) {
-		var measured []*Measurement
+		var measured []*measurement
 		for i := range b.Measurements {
 			if m := &b.Measurements[i]; m.Index == pcr {
 				measured = append(measured, m)
@@ -105,7 +105,7 @@ func CheckLog(b *Boot, entries []eventlog.Entry) *LogCheck {
 			first, last = min(first, m.Record), max(last, m.Record)
 		}
 		for _, m := range only {
-			c.Only = append(c.Only, LogEntry{m.Record, entries[m.Record-1]})
+			c.Only = append(c.Only, logEntry{m.Record, entries[m.Record-1]})
 		}
 		if c.complete || len(logged[pcr]) > 0 {
 			missing = append(missing, left...)
@@ -117,7 +117,7 @@ func CheckLog(b *Boot, entries []eventlog.Entry) *LogCheck {
 
 // sortOut separates the measurements that the log must have from those after its end. The
 // firmware measures in the PCRs 0 to 7; the system, which comes later, does not.
-func (c *LogCheck) sortOut(missing []*Measurement, first, last int) {
+func (c *LogCheck) sortOut(missing []*measurement, first, last int) {
 	for _, m := range missing {
 		switch {
 		case !c.complete && m.Record < first:
@@ -131,8 +131,8 @@ func (c *LogCheck) sortOut(missing []*Measurement, first, last int) {
 
 // match returns the measurements that a log has, the entries that only the log has, and the
 // measurements that it does not have.
-func match(logged, measured []*Measurement) (matched, only, left []*Measurement) {
-	removed, added := map[*Measurement]bool{}, map[*Measurement]bool{}
+func match(logged, measured []*measurement) (matched, only, left []*measurement) {
+	removed, added := map[*measurement]bool{}, map[*measurement]bool{}
 	for _, c := range compareSequences(logged, measured) {
 		removed[c.Old], added[c.New] = true, true
 	}
@@ -152,7 +152,7 @@ func match(logged, measured []*Measurement) (matched, only, left []*Measurement)
 }
 
 // whole reports whether the digests of an entry are of different algorithms.
-func whole(m *Measurement) bool {
+func whole(m *measurement) bool {
 	seen := map[ledger.Alg][]byte{}
 	for _, d := range m.Digests {
 		if v, ok := seen[d.Alg]; ok && !bytes.Equal(v, d.Value) {

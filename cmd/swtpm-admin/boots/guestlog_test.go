@@ -61,7 +61,7 @@ func later(log []eventlog.Entry) []eventlog.Entry {
 func TestLyingLogs(t *testing.T) {
 	log := realLog(t)
 	b := history(t, record(1, later(log)).end()).Boots[0]
-	if c := CheckLog(b, log); !c.Agrees() || c.Matched != 35 || c.After != 4 {
+	if c := checkLog(b, log); !c.agrees() || c.Matched != 35 || c.After != 4 {
 		t.Fatalf("the true log: %+v", c)
 	}
 	all := lies(log)
@@ -75,7 +75,7 @@ func TestLyingLogs(t *testing.T) {
 		if err != nil || len(parsed) != len(lie) {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if c := CheckLog(b, parsed); c.Agrees() {
+		if c := checkLog(b, parsed); c.agrees() {
 			t.Errorf("%s: not detected", name)
 		} else {
 			detected++
@@ -96,7 +96,7 @@ func TestAddGuestLog(t *testing.T) {
 	}
 	f := newFiles()
 	c, err := f.AddGuestLog(h, path)
-	if err != nil || c.Boot != 1 || c.Agrees() || c.Matched != 34 || len(c.Only) != 1 || len(c.Missing) != 1 {
+	if err != nil || c.Boot != 1 || c.agrees() || c.Matched != 34 || len(c.Only) != 1 || len(c.Missing) != 1 {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	text := f.Explain(h, []*LogCheck{c}).Text()
@@ -105,12 +105,12 @@ func TestAddGuestLog(t *testing.T) {
 			t.Errorf("%q is missing in:\n%s", want, text)
 		}
 	}
-	names := map[Source]int{}
+	names := map[nameSource]int{}
 	b := h.Boots[0]
 	for i := range b.Measurements {
-		names[f.Name(h, b, &b.Measurements[i]).Source]++
+		names[f.name(h, b, &b.Measurements[i]).Source]++
 	}
-	if names[Unknown] != 0 || names[FromLog] == 0 || names[FromConstant] == 0 {
+	if names[unknownSource] != 0 || names[fromLog] == 0 || names[fromConstant] == 0 {
 		t.Errorf("sources of names: %v", names)
 	}
 }
@@ -132,15 +132,15 @@ func TestGuestLogNames(t *testing.T) {
 	visible := func(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 	for name, x := range map[string]struct {
 		e    eventlog.Entry
-		want Source
+		want nameSource
 		has  string
 	}{
-		"text":           {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum([]byte("text")), Data: []byte("text")}, FromLogData, "text"},
-		"hidden text":    {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum(hidden), Data: hidden}, FromLogData, "lockdown=none"},
-		"hidden UTF-16":  {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum(wide), Data: wide}, FromLogData, "evil"},
-		"image":          {eventlog.Entry{Index: 4, Type: eventlog.BootApplication, Digests: sum(variable), Data: variable}, FromLog, ""},
-		"content alone":  {eventlog.Entry{Index: 1, Type: eventlog.VariableBoot, Digests: sum([]byte("junk")), Data: variable}, FromLog, "Boot0007"},
-		"whole variable": {eventlog.Entry{Index: 1, Type: eventlog.VariableBoot, Digests: sum(variable), Data: variable}, FromLogData, "Boot0007"},
+		"text":           {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum([]byte("text")), Data: []byte("text")}, fromLogData, "text"},
+		"hidden text":    {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum(hidden), Data: hidden}, fromLogData, "lockdown=none"},
+		"hidden UTF-16":  {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum(wide), Data: wide}, fromLogData, "evil"},
+		"image":          {eventlog.Entry{Index: 4, Type: eventlog.BootApplication, Digests: sum(variable), Data: variable}, fromLog, ""},
+		"content alone":  {eventlog.Entry{Index: 1, Type: eventlog.VariableBoot, Digests: sum([]byte("junk")), Data: variable}, fromLog, "Boot0007"},
+		"whole variable": {eventlog.Entry{Index: 1, Type: eventlog.VariableBoot, Digests: sum(variable), Data: variable}, fromLogData, "Boot0007"},
 	} {
 		log := []eventlog.Entry{x.e}
 		h := history(t, record(1, log).end())
@@ -152,7 +152,7 @@ func TestGuestLogNames(t *testing.T) {
 		if _, err := f.AddGuestLog(h, path); err != nil {
 			t.Fatal(err)
 		}
-		if n := f.Name(h, h.Boots[0], &h.Boots[0].Measurements[0]); n.Source != x.want || !strings.Contains(visible(n.Text), x.has) {
+		if n := f.name(h, h.Boots[0], &h.Boots[0].Measurements[0]); n.Source != x.want || !strings.Contains(visible(n.Text), x.has) {
 			t.Errorf("%s: %q, %v, want %q, %v", name, n.Text, n.Source, x.has, x.want)
 		}
 	}
@@ -174,10 +174,10 @@ func TestOtherBank(t *testing.T) {
 		mixed[0].Digests[bank].Value = make([]byte, mixed[0].Digests[bank].Alg.Size())
 		h := history(t, record(1, log[3:4]).end(), record(2, mixed).end())
 		f := newFiles()
-		if n, ok := f.Lookup(&h.Boots[0].Measurements[0]); !ok || n.Source != FromConstant {
+		if n, ok := f.lookup(&h.Boots[0].Measurements[0]); !ok || n.Source != fromConstant {
 			t.Fatalf("equal contents: %+v", n)
 		}
-		if n, ok := f.Lookup(&h.Boots[1].Measurements[0]); ok {
+		if n, ok := f.lookup(&h.Boots[1].Measurements[0]); ok {
 			t.Errorf("another content in bank %v: %+v", banks[bank], n)
 		}
 	}
@@ -207,7 +207,7 @@ func TestMeasureLog(t *testing.T) {
 		if err != nil || len(entries) != len(r.phases) {
 			t.Fatalf("%v: %d entries, %v", r.phases, len(entries), err)
 		}
-		if c := CheckLog(b, entries); c.Agrees() != r.agrees {
+		if c := checkLog(b, entries); c.agrees() != r.agrees {
 			t.Errorf("%v: %+v", r.phases, c)
 		}
 	}

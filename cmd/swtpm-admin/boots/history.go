@@ -28,20 +28,20 @@ const (
 // ErrNone means that a TPM has no ledger.
 var ErrNone = errors.New("no boot recorded")
 
-// Measurement is a value that a boot extended into a PCR or an NV index.
-type Measurement struct {
+// measurement is a value that a boot extended into a PCR or an NV index.
+type measurement struct {
 	Record   int // number of the record in the boot, from 1
 	Index    uint32
 	Position int // in the PCR since its last reset, from 1
 	Digests  []ledger.Digest
 }
 
-// NV reports whether the measurement is of an NV index.
-func (m *Measurement) NV() bool { return m.Index >= ledger.PCRs }
+// isNV reports whether the measurement is of an NV index.
+func (m *measurement) isNV() bool { return m.Index >= ledger.PCRs }
 
-// Same reports whether m and n have the same digests, as far as both have them. The data of
+// same reports whether m and n have the same digests, as far as both have them. The data of
 // an NV index has no digest if it was encrypted.
-func (m *Measurement) Same(n *Measurement) bool {
+func (m *measurement) same(n *measurement) bool {
 	common := len(m.Digests) == 0 && len(n.Digests) == 0
 	for _, d := range m.Digests {
 		for _, e := range n.Digests {
@@ -57,8 +57,8 @@ func (m *Measurement) Same(n *Measurement) bool {
 	return common
 }
 
-// Outcome is the use of a policy over PCRs.
-type Outcome struct {
+// outcome is the use of a policy over PCRs.
+type outcome struct {
 	Record int
 	ledger.Policy
 }
@@ -66,8 +66,8 @@ type Outcome struct {
 // Boot is a recorded boot.
 type Boot struct {
 	*ledger.Boot
-	Measurements []Measurement
-	Outcomes     []Outcome
+	Measurements []measurement
+	Outcomes     []outcome
 	Final        *ledger.State
 	Joined       bool   // the beginning is not recorded
 	Missing      uint64 // measurements after the limit of records
@@ -93,7 +93,7 @@ func newBoot(b *ledger.Boot) (*Boot, error) {
 				return nil, err
 			}
 			places[e.Index]++
-			n.Measurements = append(n.Measurements, Measurement{i + 1, e.Index, places[e.Index], e.Digests})
+			n.Measurements = append(n.Measurements, measurement{i + 1, e.Index, places[e.Index], e.Digests})
 		case ledger.KindReset, ledger.KindSequence:
 			for _, pcr := range resetBy(r) {
 				delete(places, uint32(pcr))
@@ -103,7 +103,7 @@ func newBoot(b *ledger.Boot) (*Boot, error) {
 			if err != nil {
 				return nil, err
 			}
-			n.Outcomes = append(n.Outcomes, Outcome{i + 1, p})
+			n.Outcomes = append(n.Outcomes, outcome{i + 1, p})
 		case ledger.KindOverflow:
 			o, err := r.Overflow()
 			if err != nil {
@@ -135,10 +135,10 @@ func resetBy(r ledger.Record) []int {
 	return nil
 }
 
-// Sequence returns the measurements in a PCR since its last reset, up to a record. A record
+// sequence returns the measurements in a PCR since its last reset, up to a record. A record
 // of 0 is the end of the boot.
-func (b *Boot) Sequence(index uint32, record int) []*Measurement {
-	var all []*Measurement
+func (b *Boot) sequence(index uint32, record int) []*measurement {
+	var all []*measurement
 	for i := range b.Measurements {
 		m := &b.Measurements[i]
 		if m.Index != index || record != 0 && m.Record > record {
@@ -152,8 +152,8 @@ func (b *Boot) Sequence(index uint32, record int) []*Measurement {
 	return all
 }
 
-// ValuesAt returns the values of the PCRs after a record; 0 is the end of the boot.
-func (b *Boot) ValuesAt(record int) *ledger.State {
+// valuesAt returns the values of the PCRs after a record; 0 is the end of the boot.
+func (b *Boot) valuesAt(record int) *ledger.State {
 	if record == 0 || record >= len(b.Records) {
 		return b.Final
 	}
@@ -177,8 +177,8 @@ func (b *Boot) lastSeen() time.Time {
 	return t
 }
 
-// Indexes returns the PCRs and NV indexes that the boot extended, in order.
-func (b *Boot) Indexes() []uint32 {
+// indexes returns the PCRs and NV indexes that the boot extended, in order.
+func (b *Boot) indexes() []uint32 {
 	var all []uint32
 	for i := range b.Measurements {
 		all = append(all, b.Measurements[i].Index)
@@ -254,10 +254,10 @@ func Load(dir string, prefixes ...string) (*History, error) {
 // forgetComparisons removes uses of policies without a command, if the PCRs had the same values as
 // when the policy last succeeded: the guest stopped for another reason, or only compared values.
 func (h *History) forgetComparisons() {
-	var good []Outcome // by the number of the policy
+	var good []outcome // by the number of the policy
 	var known policies
 	for _, b := range h.Boots {
-		b.Outcomes = slices.DeleteFunc(b.Outcomes, func(o Outcome) bool {
+		b.Outcomes = slices.DeleteFunc(b.Outcomes, func(o outcome) bool {
 			switch i, ok := known.find(o.Policy); {
 			case o.Result == 0:
 				if i = known.add(o.Policy); i == len(good) {
@@ -331,9 +331,9 @@ func (h *History) newest() (n uint64) {
 	return n
 }
 
-// Unknown returns the boots that are damaged or may not be read, if no intact boot after them used
+// unknown returns the boots that are damaged or may not be read, if no intact boot after them used
 // a policy over PCRs: their failures may be missing.
-func (h *History) Unknown() []uint64 {
+func (h *History) unknown() []uint64 {
 	var last uint64
 	for _, b := range h.Boots {
 		if b.Damage == nil && policyText(b) != "" {
@@ -372,11 +372,11 @@ func (h *History) Previous(b *Boot) *Boot {
 	return nil
 }
 
-// FirstSeen returns the number of the first boot with the measurement in the same PCR.
-func (h *History) FirstSeen(m *Measurement) uint64 {
+// firstSeen returns the number of the first boot with the measurement in the same PCR.
+func (h *History) firstSeen(m *measurement) uint64 {
 	for _, b := range h.Boots {
 		for i := range b.Measurements {
-			if n := &b.Measurements[i]; n.Index == m.Index && n.Same(m) {
+			if n := &b.Measurements[i]; n.Index == m.Index && n.same(m) {
 				return b.Boot.Boot
 			}
 		}

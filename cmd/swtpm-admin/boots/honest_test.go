@@ -94,7 +94,7 @@ func TestOpenedThenFailed(t *testing.T) {
 		t.Error(list)
 	}
 	h = history(t, record(1, log).policy(0, 7).policy(0x99d, 7).end(), record(2, replaced(log, 3, []byte("x"))).policy(0x99d, 7).end())
-	if f, _ := h.Failures(); len(f) != 1 || f[0].Opened || f[0].Boot.Boot.Boot != 2 || f[0].Good.Boot.Boot != 1 || f[0].Times != 1 {
+	if f, _ := h.failures(); len(f) != 1 || f[0].Opened || f[0].Boot.Boot.Boot != 2 || f[0].Good.Boot.Boot != 1 || f[0].Times != 1 {
 		t.Errorf("%+v", f)
 	}
 }

@@ -36,8 +36,8 @@ var (
 	errWork  = errors.New("the file describes far more content than it has")
 )
 
-// HostFile is a file of the host that gave names.
-type HostFile struct {
+// hostFile is a file of the host that gave names.
+type hostFile struct {
 	Path    string
 	Changed time.Time // when the content or the attributes changed: the content of an installed file is older
 	What    string    // such as "variable store"
@@ -57,7 +57,7 @@ func changed(info fs.FileInfo) time.Time {
 // Files are the files that name measurements.
 type Files struct {
 	*Dictionary
-	Host []HostFile
+	Host []hostFile
 
 	total int64 // bytes of all files
 	work  int64 // bytes that were hashed
@@ -76,7 +76,7 @@ func (f *Files) read(path, what string, limit int64) ([]byte, error) {
 	if f.total += int64(len(b)); f.total > maxTotal {
 		return nil, fmt.Errorf("%s: %w", path, errTotal)
 	}
-	f.Host = append(f.Host, HostFile{path, changed(info), what})
+	f.Host = append(f.Host, hostFile{path, changed(info), what})
 	return b, nil
 }
 
@@ -133,7 +133,7 @@ func (f *Files) AddVariables(path string) error {
 	origin := path
 	for _, v := range all {
 		text, in := variableText(v)
-		n := Name{Text: text, Source: FromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableConfig}
+		n := eventName{Text: text, Source: fromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableConfig}
 		f.addData(in, v.Measured(), n)
 		// EDK2 measures a variable about booting by its content alone, as does shim for its own
 		// variables. The content of other variables, often a single byte, is not added,
@@ -207,7 +207,7 @@ func (f *Files) addAuthorities(db eventlog.Variable, origin string) {
 		if s.Subject != "" {
 			text = "image allowed by the certificate " + s.Subject + " in db"
 		}
-		f.addData(pcrs(7), v.Measured(), Name{Text: text, Source: FromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableAuthority})
+		f.addData(pcrs(7), v.Measured(), eventName{Text: text, Source: fromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableAuthority})
 	}
 }
 
@@ -226,7 +226,7 @@ func (f *Files) AddFirmware(path string) error {
 			return err
 		}
 		text := fmt.Sprintf("firmware volume at %s, %d bytes", v.Path, len(v.Data))
-		f.addData(pcrs(0), v.Data, Name{Text: text, Source: FromFile, Origin: path})
+		f.addData(pcrs(0), v.Data, eventName{Text: text, Source: fromFile, Origin: path})
 	}
 	return nil
 }
@@ -243,7 +243,7 @@ func (f *Files) addImage(path string) error {
 		return err
 	}
 	origin := filepath.Base(path)
-	f.addData(pcrs(8, 9, 11, 12, 13), b, Name{Text: "content of " + origin, Source: FromFile, Origin: path})
+	f.addData(pcrs(8, 9, 11, 12, 13), b, eventName{Text: "content of " + origin, Source: fromFile, Origin: path})
 	m, err := eventlog.ParseImage(b)
 	if errors.Is(err, eventlog.ErrStructure) {
 		f.addGRUB(b, path)
@@ -268,7 +268,7 @@ func (f *Files) addImage(path string) error {
 
 func (f *Files) addAuthenticode(m *eventlog.Image, text, origin string) {
 	for _, alg := range banks {
-		f.addDigest(pcrs(2, 4), ledger.Digest{Alg: alg, Value: m.Authenticode(eventlog.NewHash(alg))}, Name{Text: text, Source: FromFile, Origin: origin})
+		f.addDigest(pcrs(2, 4), ledger.Digest{Alg: alg, Value: m.Authenticode(eventlog.NewHash(alg))}, eventName{Text: text, Source: fromFile, Origin: origin})
 	}
 }
 
@@ -281,13 +281,13 @@ func (f *Files) addSection(s eventlog.Section, image, origin string) error {
 	if err := f.spend(origin, 2*len(content)); err != nil { // an initrd and a kernel twice
 		return err
 	}
-	f.addData(pcrs(11), content, Name{Text: fmt.Sprintf("content of section %s of %s", s.Name, image), Source: FromFile, Origin: origin})
+	f.addData(pcrs(11), content, eventName{Text: fmt.Sprintf("content of section %s of %s", s.Name, image), Source: fromFile, Origin: origin})
 	switch s.Name {
 	case ".cmdline":
 		text, _, _ := strings.Cut(string(content), "\x00")
 		f.addCommandLine(strings.TrimRight(text, "\n"), origin)
 	case ".initrd":
-		f.addData(pcrs(9), content, Name{Text: "initrd in " + image, Source: FromFile, Origin: origin})
+		f.addData(pcrs(9), content, eventName{Text: "initrd in " + image, Source: fromFile, Origin: origin})
 	case ".linux":
 		if m, err := eventlog.ParseImage(content); err == nil {
 			f.addAuthenticode(m, "kernel in "+image, origin)
@@ -300,7 +300,7 @@ func (f *Files) addSection(s eventlog.Section, image, origin string) error {
 func (f *Files) AddCommandLine(text string) { f.addCommandLine(text, "--cmdline") }
 
 func (f *Files) addCommandLine(text, origin string) {
-	n := Name{Text: fmt.Sprintf("%s %q", commandLineText, text), Source: FromFile, Origin: origin}
+	n := eventName{Text: fmt.Sprintf("%s %q", commandLineText, text), Source: fromFile, Origin: origin}
 	in := pcrs(8, 9, 11, 12)
 	wide := eventlog.EncodeUTF16(text)
 	for _, data := range [][]byte{append(wide, 0, 0), wide, append([]byte(text), 0), []byte(text), []byte("kernel_cmdline: " + text), append([]byte("kernel_cmdline: "+text), 0)} {
@@ -332,7 +332,7 @@ func (f *Files) AddPcrlock(path string) error {
 				text += ": " + entries[i].Text
 			}
 			for _, digest := range entries[i].Digests {
-				f.addDigest(pcrs(int(entries[i].Index)), digest, Name{Text: text, Source: FromDictionary, Origin: file})
+				f.addDigest(pcrs(int(entries[i].Index)), digest, eventName{Text: text, Source: fromDictionary, Origin: file})
 			}
 		}
 		return nil

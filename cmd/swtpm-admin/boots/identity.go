@@ -2,9 +2,9 @@ package boots
 
 import "fmt"
 
-// OtherTPM says that the last boot used another TPM than earlier boots, for example because a lost
+// otherTPM says that the last boot used another TPM than earlier boots, for example because a lost
 // state was replaced by a new TPM.
-type OtherTPM struct {
+type otherTPM struct {
 	Boot   uint64 `json:"boot"`             // the first one with the new identity
 	Before uint64 `json:"former_tpm_boot"`  // the last one with another identity
 	Former string `json:"former_identity"`  // identity of the TPM of boot Before
@@ -18,7 +18,7 @@ func sameTPM(a, b *Boot) bool {
 }
 
 // otherTPM returns how the TPM of the last boot began, nil if the first boots are of this TPM, too.
-func (h *History) otherTPM() *OtherTPM {
+func (h *History) otherTPM() *otherTPM {
 	last := h.Boots[len(h.Boots)-1]
 	var before *Boot
 	for _, b := range h.Boots {
@@ -32,7 +32,7 @@ func (h *History) otherTPM() *OtherTPM {
 		if before == nil || b.Identity != last.Identity {
 			continue
 		}
-		o := &OtherTPM{Boot: b.Boot.Boot, Before: before.Boot.Boot, Former: fmt.Sprintf("%x", before.Identity)}
+		o := &otherTPM{Boot: b.Boot.Boot, Before: before.Boot.Boot, Former: fmt.Sprintf("%x", before.Identity)}
 		for _, later := range h.Boots {
 			o.Opened = o.Opened || later.Identity == last.Identity && opened(later)
 		}
@@ -74,8 +74,8 @@ func (h *History) tpmChange(b *Boot) string {
 	return "another TPM (new identity)"
 }
 
-// Text returns o for people.
-func (o *OtherTPM) Text() string {
+// text returns o for people.
+func (o *otherTPM) text() string {
 	text := fmt.Sprintf("Boot %d used another TPM (new identity): the keys of the guest are not in it.", o.Boot)
 	if o.Opened {
 		return text + " A secret opened since, so the guest was enrolled again.\n\n"

@@ -31,8 +31,8 @@ func (f *Files) addShim(section []byte, image, path string) error {
 	if err := f.spend(path, 4*len(section)); err != nil {
 		return err
 	}
-	name := func(format string, args ...any) Name {
-		return Name{Text: fmt.Sprintf(format, args...), Source: FromFile, Origin: path}
+	name := func(format string, args ...any) eventName {
+		return eventName{Text: fmt.Sprintf(format, args...), Source: fromFile, Origin: path}
 	}
 	allowed, denied := part(0), part(1)
 	keys := eventlog.ParseSignatures(allowed)
@@ -83,10 +83,10 @@ func (f *Files) addGRUB(b []byte, path string) {
 			continue
 		}
 		text := strings.Join(words, " ")
-		f.addData(pcrs(8), []byte(text), Name{Text: "GRUB command: " + text, Source: FromFile, Origin: path})
+		f.addData(pcrs(8), []byte(text), eventName{Text: "GRUB command: " + text, Source: fromFile, Origin: path})
 		if words[0] == "linux" || words[0] == "linuxefi" {
 			text = strings.Join(words[1:], " ")
-			f.addData(pcrs(8), []byte(text), Name{Text: fmt.Sprintf("%s of GRUB: %q", commandLineText, text), Source: FromFile, Origin: path})
+			f.addData(pcrs(8), []byte(text), eventName{Text: fmt.Sprintf("%s of GRUB: %q", commandLineText, text), Source: fromFile, Origin: path})
 		}
 	}
 }

@@ -76,8 +76,8 @@ func write(t *testing.T, name string, b []byte) string {
 }
 
 // measured returns the measurement of data in a PCR.
-func measured(pcr uint32, data []byte) *Measurement {
-	return &Measurement{Index: pcr, Digests: []ledger.Digest{{Alg: ledger.SHA256, Value: eventlog.Sum(ledger.SHA256, data)}}}
+func measured(pcr uint32, data []byte) *measurement {
+	return &measurement{Index: pcr, Digests: []ledger.Digest{{Alg: ledger.SHA256, Value: eventlog.Sum(ledger.SHA256, data)}}}
 }
 
 // TestShim checks the names of what shim measures of its built-in keys, with one certificate and with
@@ -92,7 +92,7 @@ func TestShim(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range []struct {
-			m    *Measurement
+			m    *measurement
 			want string
 		}{
 			{measured(14, list), "shim's list MokList as shimx64.efi has it: Vendor CA"},
@@ -100,7 +100,7 @@ func TestShim(t *testing.T) {
 			{measured(14, []byte{1}), "a setting of shim that is on, such as MokListTrusted"},
 			{measured(7, []byte{1}), ""},
 		} {
-			if n, _ := f.Lookup(c.m); n.Text != c.want {
+			if n, _ := f.lookup(c.m); n.Text != c.want {
 				t.Errorf("PCR %d: %q, want %q", c.m.Index, n.Text, c.want)
 			}
 		}
@@ -127,7 +127,7 @@ func TestGRUB(t *testing.T) {
 		"initrd $prefix/initrd":              "",
 		"# comment":                          "",
 	} {
-		if n, _ := f.Lookup(measured(8, []byte(text))); n.Text != want {
+		if n, _ := f.lookup(measured(8, []byte(text))); n.Text != want {
 			t.Errorf("%q: %q, want %q", text, n.Text, want)
 		}
 	}
@@ -148,7 +148,7 @@ func TestContentOfVariables(t *testing.T) {
 	var got []string
 	for _, data := range [][]byte{{2}, []byte("list"), {1, 0}} {
 		for _, pcr := range []uint32{1, 5, 7, 14} {
-			if n, ok := f.Lookup(measured(pcr, data)); ok {
+			if n, ok := f.lookup(measured(pcr, data)); ok {
 				got = append(got, indexText(pcr)+": "+n.Text)
 			}
 		}

@@ -9,22 +9,22 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
-// Source is where the name of a measurement comes from, the most certain one first.
-type Source int
+// nameSource is where the name of a measurement comes from, the most certain one first.
+type nameSource int
 
 // The sources.
 const (
-	FromConstant Source = iota
-	FromFile
-	FromLogData // the guest's log, and the digest is one of the event's data
-	FromLog     // the guest's log, which claims it
-	FromDictionary
-	FromPosition
-	Unknown
+	fromConstant nameSource = iota
+	fromFile
+	fromLogData // the guest's log, and the digest is one of the event's data
+	fromLog     // the guest's log, which claims it
+	fromDictionary
+	fromPosition
+	unknownSource
 )
 
 // String returns how certain a name from the source is.
-func (s Source) String() string {
+func (s nameSource) String() string {
 	return [...]string{
 		"certain: constant", "certain: computed from a file of the host", "certain: content in the guest's log has this digest",
 		"claimed by the guest's log", "listed in a dictionary", "likely: by its position", "unknown",
@@ -32,24 +32,24 @@ func (s Source) String() string {
 }
 
 // MarshalText returns a word for programs.
-func (s Source) MarshalText() ([]byte, error) {
+func (s nameSource) MarshalText() ([]byte, error) {
 	return []byte([...]string{"constant", "file", "log-content", "log-claim", "pcrlock", "position", "unknown"}[s]), nil
 }
 
-// Name describes a measurement.
-type Name struct {
-	Text   string `json:"text"`
-	Source Source `json:"source"`
-	Origin string `json:"origin,omitempty"` // a file
+// eventName describes a measurement.
+type eventName struct {
+	Text   string     `json:"text"`
+	Source nameSource `json:"source"`
+	Origin string     `json:"origin,omitempty"` // a file
 
 	data []byte        // what was measured, if it is known and of use in a log
 	kind eventlog.Type // its type
 }
 
 // String returns the name with its source, on one line: a text may come from a guest.
-func (n Name) String() string {
+func (n eventName) String() string {
 	switch {
-	case n.Source == Unknown:
+	case n.Source == unknownSource:
 		return oneLine(n.Text)
 	case n.Origin != "":
 		return fmt.Sprintf("%s (%v, %s)", oneLine(n.Text), n.Source, oneLine(n.Origin))
@@ -77,7 +77,7 @@ func (m pcrMask) has(index uint32) bool {
 // candidate is a name for a digest in some PCRs.
 type candidate struct {
 	pcrs pcrMask
-	name Name
+	name eventName
 }
 
 // Bounds of a dictionary.
@@ -100,22 +100,22 @@ func NewDictionary() *Dictionary {
 var banks = []ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512}
 
 // addData names the digests of data.
-func (d *Dictionary) addData(in pcrMask, data []byte, n Name) {
+func (d *Dictionary) addData(in pcrMask, data []byte, n eventName) {
 	for _, alg := range banks {
 		d.addDigest(in, ledger.Digest{Alg: alg, Value: eventlog.Sum(alg, data)}, n)
 	}
 }
 
-func (d *Dictionary) addDigest(in pcrMask, digest ledger.Digest, n Name) {
+func (d *Dictionary) addDigest(in pcrMask, digest ledger.Digest, n eventName) {
 	key := fmt.Sprintf("%d:%x", digest.Alg, digest.Value)
 	if all := d.names[key]; len(all) < maxCandidates && len(d.names) < maxNames {
 		d.names[key] = append(all, candidate{in, n})
 	}
 }
 
-// Lookup returns the most certain name of a measurement. ok is false if it is unknown.
-func (d *Dictionary) Lookup(m *Measurement) (n Name, ok bool) {
-	n.Source = Unknown
+// lookup returns the most certain name of a measurement. ok is false if it is unknown.
+func (d *Dictionary) lookup(m *measurement) (n eventName, ok bool) {
+	n.Source = unknownSource
 	for _, digest := range m.Digests {
 		for _, c := range d.at(digest) {
 			if source := d.sourceOf(c, m); c.pcrs.has(m.Index) && source < n.Source {
@@ -134,35 +134,35 @@ func (d *Dictionary) at(digest ledger.Digest) []candidate {
 // sourceOf returns how certain the name c is for m. A guest can extend each bank with any digest. A
 // name that was computed from content has the digests of all banks, so that a different digest in
 // one bank refutes it. A name from a log or a dictionary may lack banks, and is then only a claim.
-func (d *Dictionary) sourceOf(c candidate, m *Measurement) Source {
+func (d *Dictionary) sourceOf(c candidate, m *measurement) nameSource {
 	for _, digest := range m.Digests {
 		if slices.ContainsFunc(d.at(digest), func(o candidate) bool { return o.name.Text == c.name.Text && o.name.Origin == c.name.Origin }) {
 			continue
 		}
 		switch c.name.Source {
-		case FromConstant, FromFile:
-			return Unknown
-		case FromLogData:
-			return FromLog
+		case fromConstant, fromFile:
+			return unknownSource
+		case fromLogData:
+			return fromLog
 		}
 	}
 	return c.name.Source
 }
 
-// Name returns the name of a measurement of boot b: from the dictionary, by its position,
+// name returns the name of a measurement of boot b: from the dictionary, by its position,
 // or the boot in which it was first seen.
-func (d *Dictionary) Name(h *History, b *Boot, m *Measurement) Name {
-	if n, ok := d.Lookup(m); ok {
+func (d *Dictionary) name(h *History, b *Boot, m *measurement) eventName {
+	if n, ok := d.lookup(m); ok {
 		return n
 	}
 	if text := d.byPosition(b, m); text != "" {
-		return Name{Text: text, Source: FromPosition}
+		return eventName{Text: text, Source: fromPosition}
 	}
 	text := "unknown"
-	if first := h.FirstSeen(m); first != 0 {
+	if first := h.firstSeen(m); first != 0 {
 		text = fmt.Sprintf("unknown, first seen in boot %d", first)
 	}
-	return Name{Text: text, Source: Unknown}
+	return eventName{Text: text, Source: unknownSource}
 }
 
 // secureBoot are the first measurements of PCR 7, in order.
@@ -171,8 +171,8 @@ func (d *Dictionary) Name(h *History, b *Boot, m *Measurement) Name {
 var secureBoot = []string{"SecureBoot", "PK", "KEK", "db", "dbx"}
 
 // byPosition returns the name that a measurement has by its position, or "".
-func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
-	all := b.Sequence(m.Index, 0)
+func (d *Dictionary) byPosition(b *Boot, m *measurement) string {
+	all := b.sequence(m.Index, 0)
 	at := m.Position - 1
 	if b.Joined || at >= len(all) || all[at] != m { // the position is not known either
 		return ""
@@ -183,13 +183,13 @@ func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
 	case m.Index == 0 && at > 0:
 		// EDK2 measures its version, then its volumes. It runs the first one in memory
 		// and changes it there, so that its digest is in no file.
-		if n, ok := d.Lookup(all[0]); ok && strings.HasPrefix(n.Text, versionText) {
+		if n, ok := d.lookup(all[0]); ok && strings.HasPrefix(n.Text, versionText) {
 			return fmt.Sprintf("firmware volume %d of the firmware (as it is in memory)", at)
 		}
 	case m.Index == 10 && at == 0:
 		return "boot_aggregate of Linux's IMA: a digest over other PCRs"
 	case m.Index == 9 && at == 1:
-		if n, ok := d.Lookup(all[0]); ok && strings.HasPrefix(n.Text, commandLineText) {
+		if n, ok := d.lookup(all[0]); ok && strings.HasPrefix(n.Text, commandLineText) {
 			return "initial file system (initrd)"
 		}
 	}
@@ -197,11 +197,11 @@ func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
 }
 
 // inStub returns the name of a measurement that follows the name of a section.
-func (d *Dictionary) inStub(all []*Measurement) string {
+func (d *Dictionary) inStub(all []*measurement) string {
 	if len(all) < 2 || all[0].Index != 11 {
 		return ""
 	}
-	n, ok := d.Lookup(all[len(all)-2])
+	n, ok := d.lookup(all[len(all)-2])
 	if section, is := strings.CutPrefix(n.Text, sectionText); ok && is {
 		return "content of section " + section + " of the kernel image"
 	}

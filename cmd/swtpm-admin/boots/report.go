@@ -14,8 +14,8 @@ import (
 
 // Each report has the same content as text and as JSON.
 
-// BootLine is a boot in a list.
-type BootLine struct {
+// bootLine is a boot in a list.
+type bootLine struct {
 	Boot         uint64    `json:"boot"`
 	Time         time.Time `json:"time"`
 	Engine       string    `json:"engine"`
@@ -31,7 +31,7 @@ type BootLine struct {
 
 // List is a list of boots.
 type List struct {
-	Boots    []BootLine `json:"boots"`
+	Boots    []bootLine `json:"boots"`
 	Damaged  []uint64   `json:"damaged,omitempty"` // boots whose record is not complete, or cannot be read
 	Denied   []uint64   `json:"denied,omitempty"`  // boots whose files may not be read
 	Warnings []string   `json:"warnings,omitempty"`
@@ -39,14 +39,14 @@ type List struct {
 
 // List returns one line for each boot.
 func (h *History) List() List {
-	l := List{Boots: []BootLine{}, Damaged: h.Damaged, Denied: h.Denied, Warnings: h.Warnings}
+	l := List{Boots: []bootLine{}, Damaged: h.Damaged, Denied: h.Denied, Warnings: h.Warnings}
 	for _, b := range h.Boots {
-		line := BootLine{
+		line := bootLine{
 			Boot: b.Boot.Boot, Time: b.Time, Engine: b.Engine, Measurements: len(b.Measurements),
-			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b), Damaged: b.Damage != nil, Incomplete: b.Incomplete(0),
+			Changed: []uint32{}, Summary: h.summary(b), Policies: policyText(b), Notes: notes(b), Damaged: b.Damage != nil, Incomplete: b.Incomplete(0),
 		}
 		if a := h.Previous(b); a != nil && b.Damage == nil {
-			all := ChangedIndexes(Compare(a, b))
+			all := changedIndexes(compare(a, b))
 			line.Changed = append(line.Changed, all[:min(len(all), mostIndexes)]...)
 			line.More = len(all) - len(line.Changed)
 		}
@@ -75,22 +75,22 @@ func (l List) Text() string {
 	return s.String()
 }
 
-// Item is a measurement with its name.
-type Item struct {
+// item is a measurement with its name.
+type item struct {
 	Record   int               `json:"record"`
 	Index    uint32            `json:"index"`
 	Position int               `json:"position"`
 	Digests  map[string]string `json:"digests"`
-	Name     Name              `json:"name"`
+	Name     eventName         `json:"name"`
 
 	short string
 }
 
-func (f *Files) item(h *History, b *Boot, m *Measurement) *Item {
+func (f *Files) item(h *History, b *Boot, m *measurement) *item {
 	if m == nil {
 		return nil
 	}
-	i := &Item{m.Record, m.Index, m.Position, map[string]string{}, f.Name(h, b, m), shortDigest(m)}
+	i := &item{m.Record, m.Index, m.Position, map[string]string{}, f.name(h, b, m), shortDigest(m)}
 	for _, d := range m.Digests {
 		i.Digests[d.Alg.String()] = hex.EncodeToString(d.Value)
 	}
@@ -107,14 +107,14 @@ type Show struct {
 	Profile      string         `json:"profile,omitempty"`
 	Notes        string         `json:"notes,omitempty"`
 	Incomplete   bool           `json:"incomplete,omitempty"` // pcrs is empty: the values are not known
-	Measurements []*Item        `json:"measurements"`
-	Policies     []PolicyLine   `json:"policies"`
+	Measurements []*item        `json:"measurements"`
+	Policies     []policyLine   `json:"policies"`
 	Values       map[string]any `json:"pcrs"`
 	values       []string
 }
 
-// PolicyLine is the use of a policy.
-type PolicyLine struct {
+// policyLine is the use of a policy.
+type policyLine struct {
 	Record  int    `json:"record"`
 	PCRs    string `json:"pcrs"`
 	Result  uint32 `json:"result"`
@@ -125,13 +125,13 @@ type PolicyLine struct {
 func (f *Files) Show(h *History, b *Boot) *Show {
 	s := &Show{
 		Boot: b.Boot.Boot, Time: b.Time, Identity: hex.EncodeToString(b.Identity[:]), TPM: b.TPM.String(), Engine: b.Engine, Profile: b.Profile,
-		Notes: notes(b), Incomplete: b.Incomplete(0), Values: map[string]any{}, Measurements: []*Item{}, Policies: []PolicyLine{},
+		Notes: notes(b), Incomplete: b.Incomplete(0), Values: map[string]any{}, Measurements: []*item{}, Policies: []policyLine{},
 	}
 	for i := range b.Measurements {
 		s.Measurements = append(s.Measurements, f.item(h, b, &b.Measurements[i]))
 	}
 	for _, o := range b.Outcomes {
-		s.Policies = append(s.Policies, PolicyLine{o.Record, selectionText(o.Banks), o.Result, o.Code})
+		s.Policies = append(s.Policies, policyLine{o.Record, selectionText(o.Banks), o.Result, o.Code})
 	}
 	for _, bank := range b.finalBanks() {
 		values := map[string]string{}
@@ -184,22 +184,22 @@ func (s *Show) Text() string {
 	return t.String()
 }
 
-// ChangeLine is a change with the names of its measurements.
-type ChangeLine struct {
-	Kind     Kind   `json:"kind"`
-	Index    uint32 `json:"index"`
-	Position int    `json:"position"`
-	Old      *Item  `json:"old,omitempty"`
-	New      *Item  `json:"new,omitempty"`
-	More     int    `json:"more_changes,omitempty"` // in the same PCR or NV index, if only the first change is given
+// changeLine is a change with the names of its measurements.
+type changeLine struct {
+	Kind     changeKind `json:"kind"`
+	Index    uint32     `json:"index"`
+	Position int        `json:"position"`
+	Old      *item      `json:"old,omitempty"`
+	New      *item      `json:"new,omitempty"`
+	More     int        `json:"more_changes,omitempty"` // in the same PCR or NV index, if only the first change is given
 }
 
-func (f *Files) change(h *History, a, b *Boot, c Change) ChangeLine {
-	return ChangeLine{c.Kind, c.Index, c.Position, f.item(h, a, c.Old), f.item(h, b, c.New), c.More}
+func (f *Files) change(h *History, a, b *Boot, c change) changeLine {
+	return changeLine{c.Kind, c.Index, c.Position, f.item(h, a, c.Old), f.item(h, b, c.New), c.More}
 }
 
 // write writes the change; the first line begins with head.
-func (c ChangeLine) write(t *strings.Builder, head string) {
+func (c changeLine) write(t *strings.Builder, head string) {
 	fmt.Fprintf(t, "%s%s, measurement %d: %s\n", head, indexText(c.Index), c.Position, c.Kind)
 	indent := strings.Repeat(" ", len(head)+2)
 	if c.Old != nil {
@@ -214,16 +214,16 @@ func (c ChangeLine) write(t *strings.Builder, head string) {
 type Diff struct {
 	Old     uint64       `json:"old"`
 	New     uint64       `json:"new"`
-	Changes []ChangeLine `json:"changes"`
+	Changes []changeLine `json:"changes"`
 	Host    []string     `json:"host"`
 	Notes   []string     `json:"notes,omitempty"` // what limits the comparison
 }
 
 // Diff returns the differences of two boots.
-func (f *Files) Diff(h *History, a, b *Boot) *Diff { return f.diff(h, a, b, Compare(a, b)) }
+func (f *Files) Diff(h *History, a, b *Boot) *Diff { return f.diff(h, a, b, compare(a, b)) }
 
-func (f *Files) diff(h *History, a, b *Boot, changes []Change) *Diff {
-	d := &Diff{Old: a.Boot.Boot, New: b.Boot.Boot, Changes: []ChangeLine{}, Host: f.hostChanges(a, b)}
+func (f *Files) diff(h *History, a, b *Boot, changes []change) *Diff {
+	d := &Diff{Old: a.Boot.Boot, New: b.Boot.Boot, Changes: []changeLine{}, Host: f.hostChanges(a, b)}
 	for _, x := range []*Boot{a, b} {
 		if x.lacks() {
 			d.Notes = append(d.Notes, fmt.Sprintf("boot %d: %s: whether they differ is not known", x.Boot.Boot, afterLimit))

@@ -69,7 +69,7 @@ func selectionText(all []ledger.Bank) string {
 
 // shortDigest returns the beginning of a digest of the strongest common bank: the second
 // one, if there are two, because the first is SHA-1.
-func shortDigest(m *Measurement) string {
+func shortDigest(m *measurement) string {
 	if len(m.Digests) == 0 {
 		return "without a digest"
 	}
@@ -82,9 +82,9 @@ func shortDigest(m *Measurement) string {
 	return fmt.Sprintf("%v %.16x…", d.Alg, d.Value)
 }
 
-// ChangedIndexes returns the PCRs and NV indexes that changes are about. Those at the end
+// changedIndexes returns the PCRs and NV indexes that changes are about. Those at the end
 // of the shorter boot are left out if one of the boots may not be complete.
-func ChangedIndexes(all []Change) []uint32 {
+func changedIndexes(all []change) []uint32 {
 	var list []uint32
 	for _, c := range all {
 		if !c.Tail {
@@ -95,8 +95,8 @@ func ChangedIndexes(all []Change) []uint32 {
 	return slices.Compact(list)
 }
 
-// Summary describes briefly what changed in a boot.
-func (h *History) Summary(b *Boot) string {
+// summary describes briefly what changed in a boot.
+func (h *History) summary(b *Boot) string {
 	a := h.Previous(b)
 	tpm := h.tpmChange(b)
 	if b.Damage != nil {
@@ -105,14 +105,14 @@ func (h *History) Summary(b *Boot) string {
 	if a == nil {
 		return "first recorded boot"
 	}
-	all := Compare(a, b)
+	all := compare(a, b)
 	if len(all) == 0 {
 		if a.lacks() || b.lacks() {
 			return join("; ", tpm, "no recorded change")
 		}
 		return join("; ", tpm, "nothing changed")
 	}
-	list := ChangedIndexes(all)
+	list := changedIndexes(all)
 	var tails []uint32
 	for _, c := range all {
 		if c.Tail && !slices.Contains(list, c.Index) {

@@ -26,11 +26,11 @@ import (
 
 // The values of TPM.State.
 const (
-	Running  = "running"
-	Starting = "starting"
-	Stopped  = "stopped"
-	Failed   = "failed"
-	Unproved = "unconfirmed" // a process that calls itself swtpm; nothing confirms it
+	stateRunning  = "running"
+	stateStarting = "starting"
+	stateStopped  = "stopped"
+	stateFailed   = "failed"
+	stateUnproved = "unconfirmed" // a process that calls itself swtpm; nothing confirms it
 )
 
 // TPM is one TPM of the host. Programs may depend on its JSON. Unknown fields are missing.
@@ -50,20 +50,20 @@ type TPM struct {
 	Clients  *int    `json:"clients,omitempty"`
 	Commands *uint64 `json:"commands,omitempty"` // since the start
 
-	Location   string     `json:"location,omitempty"` // of the state: dir://PATH, file://PATH or store://NAME
-	Owner      *Owner     `json:"owner,omitempty"`    // of a state in a cluster store; nil for another state, or if it is unknown
-	Stored     *time.Time `json:"stored,omitempty"`   // last change of the permanent state
-	Generation *uint64    `json:"generation,omitempty"`
-	Identity   string     `json:"identity,omitempty"`
+	Location   string      `json:"location,omitempty"` // of the state: dir://PATH, file://PATH or store://NAME
+	Owner      *storeOwner `json:"owner,omitempty"`    // of a state in a cluster store; nil for another state, or if it is unknown
+	Stored     *time.Time  `json:"stored,omitempty"`   // last change of the permanent state
+	Generation *uint64     `json:"generation,omitempty"`
+	Identity   string      `json:"identity,omitempty"`
 	// SameIdentity names the other TPMs with this identity: copies, of which one may be used.
 	SameIdentity []string `json:"sameIdentity,omitempty"`
 
 	Encryption string `json:"encryption,omitempty"` // "none", "aes-128-cbc", "aes-256-cbc"
 	Sandbox    string `json:"sandbox,omitempty"`
 
-	Libtpms   *Library `json:"libtpms,omitempty"`
-	Libcrypto *Library `json:"libcrypto,omitempty"`
-	Program   *Library `json:"program,omitempty"`
+	Libtpms   *loadedFile `json:"libtpms,omitempty"`
+	Libcrypto *loadedFile `json:"libcrypto,omitempty"`
+	Program   *loadedFile `json:"program,omitempty"`
 
 	Restart string   `json:"restart"`           // "not needed", "needed" or "unknown"
 	Reasons []string `json:"reasons,omitempty"` // why a restart is needed, or why that is unknown
@@ -259,7 +259,7 @@ func (t *TPM) finish(now time.Time) {
 	if t.Started != nil {
 		t.Uptime = now.Sub(*t.Started).Seconds()
 	}
-	if t.State != Running && t.State != Unproved {
+	if t.State != stateRunning && t.State != stateUnproved {
 		t.Restart = RestartNotNeeded
 		return
 	}

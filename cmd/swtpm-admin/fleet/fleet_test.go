@@ -22,7 +22,7 @@ func TestLibvirt(t *testing.T) {
 	f := newFake(t)
 	f.run(t, 100, "swtpm", libvirtSocket, 1, classic(libvirtSocket)...)
 	got := f.list(t)
-	if got.Name != "web" || got.VM != "web" || got.Manager != "libvirt" || got.State != Running || got.Version != "2.0" || *got.Clients != 1 || *got.Commands != 10000 ||
+	if got.Name != "web" || got.VM != "web" || got.Manager != "libvirt" || got.State != stateRunning || got.Version != "2.0" || *got.Clients != 1 || *got.Commands != 10000 ||
 		got.Sandbox != "seccomp" || got.Restart != RestartNotNeeded || !got.Started.Equal(time.Unix(1700000012, 340e6)) {
 		t.Errorf("%+v", got)
 	}
@@ -100,7 +100,7 @@ func TestPretender(t *testing.T) {
 	if err := os.Chmod(f.path("bin/swtpm"), 0o777); err != nil { // any user could have written it
 		t.Fatal(err)
 	}
-	if got := f.list(t); got.State != Unproved || got.Name != "pid 100" || got.VM != "" || got.Libtpms != nil {
+	if got := f.list(t); got.State != stateUnproved || got.Name != "pid 100" || got.VM != "" || got.Libtpms != nil {
 		t.Errorf("%+v", got)
 	}
 	_ = os.Chmod(f.path("bin/swtpm"), 0o755)
@@ -125,7 +125,7 @@ func TestPretenderIsNotRead(t *testing.T) {
 		}
 	}
 	f.write(t, "proc/100/cmdline", "swtpm\x00doctor\x00") // it would not be listed if this counted
-	if got := f.list(t); got.State != Unproved || got.PID != 100 {
+	if got := f.list(t); got.State != stateUnproved || got.PID != 100 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -359,7 +359,7 @@ func TestUnits(t *testing.T) {
 		}, nil
 	}}
 	tpms, _ := f.Collect(context.Background())
-	if len(tpms) != 2 || tpms[0].State != Failed || tpms[0].Verdict != "the unit failed: exit-code" {
+	if len(tpms) != 2 || tpms[0].State != stateFailed || tpms[0].Verdict != "the unit failed: exit-code" {
 		t.Fatalf("%+v", tpms)
 	}
 	if got := tpms[1]; got.Name != "vm-1" || *got.Commands != 7 || *got.Clients != 1 || got.Sandbox != "seccomp kill, Landlock 7" || got.Stored.Year() != 2026 {
@@ -381,7 +381,7 @@ func TestStopped(t *testing.T) {
 		return map[string]string{"vm1": "would start", "vm2": "would not start: x"}
 	}
 	tpms, _ := f.Collect(context.Background())
-	if len(tpms) != 2 || tpms[0].Verdict != "would start" || tpms[1].Verdict != "would not start: x" || tpms[1].State != Stopped || asked.Load() != 2 {
+	if len(tpms) != 2 || tpms[0].Verdict != "would start" || tpms[1].Verdict != "would not start: x" || tpms[1].State != stateStopped || asked.Load() != 2 {
 		t.Errorf("%d, %+v", asked.Load(), tpms)
 	}
 }

@@ -20,9 +20,9 @@ func (s *snapshot) join(ctx context.Context, units []Unit, processes []*process)
 		case u.PID != 0:
 			byPID[u.PID] = &units[i]
 		case u.State == "failed":
-			tpms, of = append(tpms, TPM{Name: u.Instance(), Manager: "systemd", Unit: u.Name, State: Failed, Verdict: "the unit failed: " + u.Result}), append(of, nil)
+			tpms, of = append(tpms, TPM{Name: u.instance(), Manager: "systemd", Unit: u.Name, State: stateFailed, Verdict: "the unit failed: " + u.Result}), append(of, nil)
 		case u.State != "inactive":
-			tpms, of = append(tpms, TPM{Name: u.Instance(), Manager: "systemd", Unit: u.Name, State: Starting}), append(of, nil)
+			tpms, of = append(tpms, TPM{Name: u.instance(), Manager: "systemd", Unit: u.Name, State: stateStarting}), append(of, nil)
 		}
 	}
 	for _, p := range processes {
@@ -51,7 +51,7 @@ func (s *snapshot) join(ctx context.Context, units []Unit, processes []*process)
 
 // describe returns a TPM with the facts about its process that need no profile.
 func (s *snapshot) describe(p *process, u *Unit) TPM {
-	t := TPM{PID: p.pid, UID: p.uid, State: Running, Manager: "manual", Name: pidName(p.pid)}
+	t := TPM{PID: p.pid, UID: p.uid, State: stateRunning, Manager: "manual", Name: pidName(p.pid)}
 	if !p.started.IsZero() {
 		t.Started = &p.started
 	}
@@ -62,12 +62,12 @@ func (s *snapshot) describe(p *process, u *Unit) TPM {
 	}
 	switch {
 	case u != nil:
-		t.Name, t.Unit, t.Manager = u.Instance(), u.Name, "systemd"
+		t.Name, t.Unit, t.Manager = u.instance(), u.Name, "systemd"
 		if u.State != "active" && u.State != "reloading" {
-			t.State = Starting
+			t.State = stateStarting
 		}
 	case !p.confirmed:
-		t.State = Unproved
+		t.State = stateUnproved
 	}
 	return t
 }
@@ -75,7 +75,7 @@ func (s *snapshot) describe(p *process, u *Unit) TPM {
 // inspect sets the fields of t from its process. It ignores the claims of a process that is not
 // confirmed.
 func (s *snapshot) inspect(t *TPM, p *process, u *Unit) {
-	if t.State == Unproved {
+	if t.State == stateUnproved {
 		return
 	}
 	t.sockets, t.Commands = p.fds, s.commands(p)
@@ -114,7 +114,7 @@ func (s *snapshot) name(t *TPM, p *process, instance, socket string) {
 	if p.unit != "" {
 		// A unit of another manager, such as the one of a user.
 		t.Unit, t.Manager, t.foreign = p.unit, "systemd", true
-		t.Name = Unit{Name: p.unit}.Instance()
+		t.Name = Unit{Name: p.unit}.instance()
 		return
 	}
 	if n, ok := nameOf(socket, p.dir); ok && (n.manager == "manual" || s.ownsDirectory(p, n)) {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Library compares a file that a process uses with the installed one.
-type Library struct {
+// loadedFile compares a file that a process uses with the installed one.
+type loadedFile struct {
 	Loaded    string `json:"loaded,omitempty"`    // path; missing if the kernel does not show it
 	Installed string `json:"installed,omitempty"` // path; missing if it was removed
 	Replaced  *bool  `json:"replaced,omitempty"`  // whether they are different files
@@ -106,13 +106,13 @@ func soname(path string) string {
 // compare compares the mapped library with the installed one. The inode decides, because a
 // mapped file keeps its inode; the device numbers of proc and stat differ on overlayfs and
 // btrfs.
-func (s *snapshot) compare(m mapping) *Library {
+func (s *snapshot) compare(m mapping) *loadedFile {
 	now := s.lookup(soname(m.path))
 	if now.path == "" {
 		now = s.lookup(m.path)
 	}
 	replaced := m.deleted || now.inode != m.inode
-	return &Library{Loaded: m.path, Installed: now.path, Replaced: &replaced}
+	return &loadedFile{Loaded: m.path, Installed: now.path, Replaced: &replaced}
 }
 
 // candidates returns the installed files of a library, for a process whose mappings
@@ -125,7 +125,7 @@ func (s *snapshot) candidates(name string) []string {
 
 // guess compares the time of installation with the start of the process, for a process whose
 // libraries the kernel does not show: it cannot have loaded a library that was installed later.
-func (s *snapshot) guess(p *process, name string) *Library {
+func (s *snapshot) guess(p *process, name string) *loadedFile {
 	for _, path := range s.candidates(name) {
 		now := s.lookup(soname(path))
 		if now.path != "" && !p.started.IsZero() {
@@ -136,7 +136,7 @@ func (s *snapshot) guess(p *process, name string) *Library {
 }
 
 // guessProgram does the same as guess for the program, whose path is the first argument.
-func (s *snapshot) guessProgram(p *process) *Library {
+func (s *snapshot) guessProgram(p *process) *loadedFile {
 	if len(p.args) == 0 || !filepath.IsAbs(p.args[0]) || p.started.IsZero() {
 		return nil
 	}
@@ -149,17 +149,17 @@ func (s *snapshot) guessProgram(p *process) *Library {
 
 // byTime compares the time of an installed file with the start of a process. For a process of an
 // ordinary user, who can run other programs and libraries, an older file means nothing.
-func (p *process) byTime(now *file) *Library {
+func (p *process) byTime(now *file) *loadedFile {
 	replaced := now.changed.After(p.started)
 	if !replaced && p.uid >= firstUser {
-		return &Library{Installed: now.path}
+		return &loadedFile{Installed: now.path}
 	}
-	return &Library{Installed: now.path, Replaced: &replaced}
+	return &loadedFile{Installed: now.path, Replaced: &replaced}
 }
 
 // compareLibraries sets Libtpms, Libcrypto and Program of a TPM.
 func (s *snapshot) compareLibraries(t *TPM, p *process) {
-	byName := map[string]*Library{}
+	byName := map[string]*loadedFile{}
 	for _, m := range p.mapped {
 		for _, name := range libraries {
 			if strings.HasPrefix(filepath.Base(m.path), name) {
@@ -176,7 +176,7 @@ func (s *snapshot) compareLibraries(t *TPM, p *process) {
 	}
 	t.Libtpms, t.Libcrypto = byName["libtpms.so"], byName["libcrypto.so"]
 	if p.exe != "" {
-		t.Program = &Library{Loaded: p.exe, Installed: s.lookup(p.exe).path, Replaced: &p.deleted}
+		t.Program = &loadedFile{Loaded: p.exe, Installed: s.lookup(p.exe).path, Replaced: &p.deleted}
 		return
 	}
 	t.Program = s.guessProgram(p)
@@ -189,11 +189,11 @@ func (t *TPM) judge() {
 	var unknown []string
 	for _, l := range []struct {
 		name string
-		*Library
+		*loadedFile
 	}{{"libtpms", t.Libtpms}, {"libcrypto", t.Libcrypto}, {"swtpm", t.Program}} {
 		switch {
-		case l.Library == nil && l.name == "libcrypto": // not every libtpms uses it
-		case l.Library == nil || l.Replaced == nil:
+		case l.loadedFile == nil && l.name == "libcrypto": // not every libtpms uses it
+		case l.loadedFile == nil || l.Replaced == nil:
 			unknown = append(unknown, l.name)
 		case *l.Replaced:
 			t.Restart = RestartNeeded
@@ -208,7 +208,7 @@ func (t *TPM) judge() {
 
 // summary returns the version of the loaded library from its file name, and the installed version
 // if that differs.
-func (l *Library) summary() string {
+func (l *loadedFile) summary() string {
 	if l == nil {
 		return "?"
 	}

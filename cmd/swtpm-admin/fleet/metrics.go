@@ -95,7 +95,7 @@ func (e *exposition) totals(tpms []TPM, notes []string, took time.Duration) {
 		restart[t.Restart]++
 	}
 	f := e.add("swtpm_host_tpms", "gauge", "", "Number of TPMs of this host by state.")
-	for _, s := range []string{Running, Starting, Stopped, Failed, Unproved} {
+	for _, s := range []string{stateRunning, stateStarting, stateStopped, stateFailed, stateUnproved} {
 		f.set("", float64(states[s]), "state", s)
 	}
 	f = e.add("swtpm_host_restart_tpms", "gauge", "", "Number of TPMs by whether they need a restart because a library was replaced.")
@@ -111,8 +111,8 @@ func (e *exposition) facts(t *TPM) {
 	name := []string{"name", t.Name}
 	e.add("swtpm_tpm", "info", "", "The TPMs of this host.").set("_info", 1, "name", t.Name, "vm", t.VM, "manager", t.Manager, "tpm", t.Version,
 		"encryption", t.Encryption, "libtpms", t.Libtpms.version(), "sandbox", t.Sandbox, "pid", strconv.Itoa(t.PID))
-	e.add("swtpm_tpm_up", "gauge", "", "Whether the TPM runs.").set("", bit(t.State == Running), name...)
-	e.add("swtpm_tpm_failed", "gauge", "", "Whether the unit of the TPM failed.").set("", bit(t.State == Failed), name...)
+	e.add("swtpm_tpm_up", "gauge", "", "Whether the TPM runs.").set("", bit(t.State == stateRunning), name...)
+	e.add("swtpm_tpm_failed", "gauge", "", "Whether the unit of the TPM failed.").set("", bit(t.State == stateFailed), name...)
 	if t.Restart != RestartUnknown {
 		e.add("swtpm_tpm_restart_needed", "gauge", "", "Whether the TPM runs a library or program that was replaced.").set("", bit(t.Restart == RestartNeeded), name...)
 	}
@@ -140,7 +140,7 @@ func (e *exposition) facts(t *TPM) {
 
 // version returns the version of the loaded library, or of the installed one if the loaded one is
 // unknown.
-func (l *Library) version() string {
+func (l *loadedFile) version() string {
 	if l == nil {
 		return ""
 	}

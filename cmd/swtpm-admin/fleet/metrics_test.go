@@ -30,9 +30,9 @@ func TestMetrics(t *testing.T) {
 	one, clients := uint64(1), 2
 	now := time.Now()
 	tpms := []TPM{
-		{Name: "a\"\n", State: Running, Restart: RestartNeeded, Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, text: published()},
-		{Name: "b", State: Failed, Restart: RestartNotNeeded, text: published()},
-		{Name: "c", State: Running, Restart: RestartUnknown},
+		{Name: "a\"\n", State: stateRunning, Restart: RestartNeeded, Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, text: published()},
+		{Name: "b", State: stateFailed, Restart: RestartNotNeeded, text: published()},
+		{Name: "c", State: stateRunning, Restart: RestartUnknown},
 	}
 	text := string(Metrics(tpms, nil, time.Second))
 	for _, want := range []string{
@@ -114,7 +114,7 @@ func TestReadOwned(t *testing.T) {
 func TestDashboard(t *testing.T) {
 	one, clients := uint64(1), 2
 	now := time.Now()
-	all := string(Metrics([]TPM{{Name: "a", Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, Owner: &Owner{}, text: published()}}, nil, 0))
+	all := string(Metrics([]TPM{{Name: "a", Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, Owner: &storeOwner{}, text: published()}}, nil, 0))
 	var names []string
 	for _, m := range regexp.MustCompile(`(?m)^(swtpm_\w+)`).FindAllStringSubmatch(all, -1) {
 		names = append(names, m[1])

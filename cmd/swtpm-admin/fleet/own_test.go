@@ -21,7 +21,7 @@ func TestOwn(t *testing.T) {
 		f.write(t, fmt.Sprintf("proc/%d/status", 100+i), fmt.Sprintf("Uid:\t%d\t0\t0\t0\n", uid))
 	}
 	f.UID, f.Own = 1000, true
-	if got := f.list(t); got.PID != 100 || got.UID != 1000 || got.State != Running {
+	if got := f.list(t); got.PID != 100 || got.UID != 1000 || got.State != stateRunning {
 		t.Errorf("%+v", got)
 	}
 	if h := OwnHost(); h.Own != (os.Geteuid() != 0) || h.Own && (h.States != "" || slices.Contains(h.Profiles, "/etc/swtpm")) {
@@ -45,14 +45,14 @@ func TestOwnHidden(t *testing.T) {
 	} {
 		p := &process{uid: c.uid, args: []string{program}, started: old.Add(time.Minute)}
 		s.installed[program] = &file{path: program, changed: c.changed}
-		x := TPM{State: Running, Libtpms: p.byTime(&file{path: library, changed: c.changed}), Program: s.guessProgram(p)}
+		x := TPM{State: stateRunning, Libtpms: p.byTime(&file{path: library, changed: c.changed}), Program: s.guessProgram(p)}
 		x.judge()
 		if x.Restart != c.want || (c.want == RestartNotNeeded) != (len(x.Reasons) == 0) {
 			t.Errorf("user %d, changed %v: %q, %q, want %q", c.uid, c.changed, x.Restart, x.Reasons, c.want)
 		}
 	}
 	no := false
-	x := TPM{State: Running, Libtpms: &Library{Loaded: library, Replaced: &no}}
+	x := TPM{State: stateRunning, Libtpms: &loadedFile{Loaded: library, Replaced: &no}}
 	if x.judge(); x.Restart != RestartUnknown || !strings.Contains(x.note(), "no right to see which swtpm") {
 		t.Errorf("an unknown program: %q, %q", x.Restart, x.note())
 	}
@@ -60,7 +60,7 @@ func TestOwnHidden(t *testing.T) {
 
 // TestLongNote checks that a long verdict is short in the table.
 func TestLongNote(t *testing.T) {
-	x := TPM{Name: "vm1", Manager: "manual", State: Stopped, Verdict: "would not start: " + strings.Repeat("é", 300)}
+	x := TPM{Name: "vm1", Manager: "manual", State: stateStopped, Verdict: "would not start: " + strings.Repeat("é", 300)}
 	row := x.row(time.Now())
 	if note := row[len(row)-1]; utf8.RuneCountInString(note) != maxNote || !strings.HasSuffix(note, "é…") {
 		t.Errorf("%d characters: %q", utf8.RuneCountInString(note), note)

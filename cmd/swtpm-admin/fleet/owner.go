@@ -14,8 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// Owner is the information of a cluster store about a state.
-type Owner struct {
+// storeOwner is the information of a cluster store about a state.
+type storeOwner struct {
 	Exists bool       `json:"exists"`          // the store has the state
 	Host   string     `json:"host,omitempty"`  // "" if no host owns it
 	Here   bool       `json:"here"`            // it is this host
@@ -71,7 +71,7 @@ func (t *TPM) inStore() (name string, ok bool) {
 
 // own sets the owner of a TPM from e, the reply of the broker of this host.
 func (t *TPM) own(e store.Entry, exists bool, host string) {
-	t.Owner = &Owner{Exists: exists, Host: e.Owner, Here: exists && e.Owner == host, Epoch: e.Epoch}
+	t.Owner = &storeOwner{Exists: exists, Host: e.Owner, Here: exists && e.Owner == host, Epoch: e.Epoch}
 	if !exists {
 		return
 	}
@@ -98,12 +98,12 @@ func (t *TPM) ownerCell() string {
 // ownerNote returns what needs attention about the owner.
 func (t *TPM) ownerNote() string {
 	switch o := t.Owner; {
-	case o == nil || t.State == Unproved:
-	case o.Host != "" && !o.Here && t.State == Running:
+	case o == nil || t.State == stateUnproved:
+	case o.Host != "" && !o.Here && t.State == stateRunning:
 		return fmt.Sprintf("host %s has taken the state over%s", o.Host, store.EpochText(o.Epoch))
 	case o.Host != "" && !o.Here && !strings.Contains(t.Verdict, o.Host):
 		return fmt.Sprintf("owned by host %s since %s%s", o.Host, o.Since.Format(time.RFC3339), store.EpochText(o.Epoch))
-	case !o.Exists && t.State == Running:
+	case !o.Exists && t.State == stateRunning:
 		return "the cluster store does not have the state"
 	}
 	return ""

@@ -77,7 +77,7 @@ func TestOwners(t *testing.T) {
 func TestOwnedElsewhere(t *testing.T) {
 	cfg := &config.Config{}
 	cfg.State.Location = nv.Location{Kind: nv.Cluster, Path: "vm1"}
-	x := TPM{Name: "vm1", State: Stopped, Restart: RestartNotNeeded, Location: "store://vm1", cfg: cfg}
+	x := TPM{Name: "vm1", State: stateStopped, Restart: RestartNotNeeded, Location: "store://vm1", cfg: cfg}
 	x.own(store.Entry{Owner: "b", Since: 1700000000, Epoch: 7, Generation: 5}, true, "a")
 	if want := "owned by host b since 2023-11-14T22:13:20Z, epoch 7"; x.note() != want {
 		t.Errorf("the note is %q, want %q", x.note(), want)

@@ -52,7 +52,7 @@ func summary(tpms []TPM) string {
 	if len(tpms) == 1 {
 		parts[0] = "1 TPM"
 	}
-	for _, state := range []string{Running, Starting, Stopped, Failed, Unproved} {
+	for _, state := range []string{stateRunning, stateStarting, stateStopped, stateFailed, stateUnproved} {
 		if n := states[state]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, state))
 		}
@@ -102,8 +102,8 @@ func shorten(s string, n int) string {
 }
 
 // library returns the cell of a library: nothing for a TPM that is off.
-func (t *TPM) library(l *Library) string {
-	if t.State != Running {
+func (t *TPM) library(l *loadedFile) string {
+	if t.State != stateRunning {
 		return ""
 	}
 	return l.summary()
@@ -118,7 +118,7 @@ func (t *TPM) note() string {
 	case RestartUnknown:
 		notes = append(notes, strings.Join(t.Reasons, ", "))
 	}
-	if t.State == Unproved {
+	if t.State == stateUnproved {
 		notes = []string{fmt.Sprintf("process %d of user %d calls itself swtpm", t.PID, t.UID)}
 	}
 	if note := t.ownerNote(); note != "" {

@@ -51,7 +51,7 @@ func (s *snapshot) stopped(ctx context.Context, on []TPM) (off []TPM) {
 	}
 	off = make([]TPM, len(names))
 	each(len(names), func(i int) {
-		off[i] = TPM{Name: names[i], Manager: "systemd", Unit: "swtpm@" + names[i] + ".service", State: Stopped}
+		off[i] = TPM{Name: names[i], Manager: "systemd", Unit: "swtpm@" + names[i] + ".service", State: stateStopped}
 		if s.Units == nil { // there is no service manager that could start it
 			off[i].Manager, off[i].Unit = "manual", ""
 		}

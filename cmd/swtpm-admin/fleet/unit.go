@@ -20,8 +20,8 @@ type Unit struct {
 	Result string // why it failed
 }
 
-// Instance returns the name of the TPM.
-func (u Unit) Instance() string {
+// instance returns the name of the TPM.
+func (u Unit) instance() string {
 	name := strings.TrimSuffix(strings.TrimPrefix(u.Name, "swtpm@"), ".service")
 	return unescape(name)
 }

@@ -75,7 +75,7 @@ var starters = map[string]string{
 // obstacle returns why a TPM cannot be restarted under its guest, "" if it can.
 func (u *Upgrade) obstacle(ctx context.Context, t *TPM) (why, help string) {
 	switch {
-	case t.State == Unproved:
+	case t.State == stateUnproved:
 		return "it is not confirmed that this process is a TPM", "find its owner: ps -p " + fmt.Sprint(t.PID)
 	case t.Manager != "systemd":
 		name := t.Manager
@@ -181,9 +181,9 @@ func (u *Upgrade) awaitActive(ctx context.Context, t *TPM) (*TPM, error) {
 		now, err := u.Host.one(ctx, t.Unit)
 		switch {
 		case err != nil:
-		case now.State == Failed:
+		case now.State == stateFailed:
 			return nil, errors.New(now.Verdict)
-		case now.State == Running && now.PID != t.PID:
+		case now.State == stateRunning && now.PID != t.PID:
 			return now, nil
 		}
 		select {

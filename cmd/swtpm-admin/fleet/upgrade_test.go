@@ -109,7 +109,7 @@ func TestObstacles(t *testing.T) {
 	for want, x := range map[string]TPM{
 		"started by libvirt":        {Manager: "libvirt"},
 		"started by no service":     {Manager: "manual"},
-		"not confirmed":             {Manager: "systemd", State: Unproved},
+		"not confirmed":             {Manager: "systemd", State: stateUnproved},
 		`keep-session = "no"`:       {Manager: "systemd", cfg: no},
 		"of another user":           {Manager: "systemd", foreign: true},
 		"libraries are not visible": {Manager: "systemd", Restart: RestartUnknown},
