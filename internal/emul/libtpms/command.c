@@ -15,8 +15,6 @@
 #define MFD_NOEXEC_SEAL 8U
 #endif
 
-enum { HEADER = 10, CODE_AT = 6 };
-
 static _Atomic uint64_t commands;  // number of commands that have run
 static uint32_t running_locality;  // of the running command; under the lock
 static int shown = -1;             // a descriptor whose offset is the number of commands

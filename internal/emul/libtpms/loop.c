@@ -18,7 +18,7 @@ static uint32_t first; // index at which the next round begins, so that clients 
 
 static _Atomic uint64_t soft_deadline, deadline; // see swtpm_set_deadline
 
-enum { VENDOR_SET_LOCALITY = 0x20001000, TAG_NO_SESSIONS = 0x8001, TAG_SESSIONS = 0x8002 };
+enum { VENDOR_SET_LOCALITY = 0x20001000 };
 
 static int64_t now_ms(void)
 {
@@ -49,8 +49,12 @@ static int is_past(uint64_t time)
 static int is_plain(const unsigned char *b, uint32_t n)
 {
 	uint16_t tag;
+	uint32_t code;
 
-	if (n < 10 || be32(b + 2) != n || be32(b + 6) == VENDOR_SET_LOCALITY || swtpm_is_for_go(be32(b + 6)))
+	if (n < HEADER || be32(b + SIZE_AT) != n)
+		return 0;
+	code = be32(b + CODE_AT);
+	if (code == VENDOR_SET_LOCALITY || swtpm_is_for_go(code))
 		return 0;
 	tag = be16(b);
 	return !swtpm_is_version2() || tag == TAG_NO_SESSIONS || tag == TAG_SESSIONS;

@@ -5,9 +5,6 @@
 
 #include <stddef.h>
 
-// The tags of commands; see internal/tpm.
-enum { TAG_12 = 0x00c1, TAG_12_AUTH1 = 0x00c2, TAG_12_AUTH2 = 0x00c3, TAG_NO_SESSIONS = 0x8001, TAG_SESSIONS = 0x8002 };
-
 enum {
 	TPM_SAVESTATE = 0x98,
 	TPM2_PCR_EVENT = 0x13c,
@@ -63,13 +60,13 @@ static const uint32_t stores12[] = {
 	0x4000000b,    // TSC_ResetEstablishmentBit
 };
 
-// password reports whether the only session of a command with one handle is a password.
+// is_password reports whether the only session of a command with one handle is a password.
 // Another session may be bound to an object with dictionary attack protection, whose
 // counter a wrong authorization changes. A PCR has no such protection.
 //
 // Source: TPM 2.0 Library, Part 1, 18.4, "Password Authorizations", and 19.8,
 // "Dictionary Attack Protection".
-static int password(const unsigned char *cmd, uint32_t len)
+static int is_password(const unsigned char *cmd, uint32_t len)
 {
 	enum { SIZE = 14, SESSION = 18, NONCE = 22, HMAC = 25, REST = 27, TPM_RS_PW = 0x40000009 };
 
@@ -84,12 +81,12 @@ int swtpm_may_store(const unsigned char *cmd, uint32_t len)
 {
 	uint32_t code;
 
-	if (len < 10)
+	if (len < HEADER)
 		return 0;
-	code = be32(cmd + 6);
+	code = be32(cmd + CODE_AT);
 	switch (be16(cmd)) {
 	case TAG_SESSIONS:
-		return !((code == TPM2_PCR_EXTEND || code == TPM2_PCR_EVENT || code == TPM2_PCR_RESET) && password(cmd, len));
+		return !((code == TPM2_PCR_EXTEND || code == TPM2_PCR_EVENT || code == TPM2_PCR_RESET) && is_password(cmd, len));
 	case TAG_NO_SESSIONS:
 		return code == TPM2_STARTUP || code == TPM2_SHUTDOWN;
 	case TAG_12_AUTH1:
@@ -105,8 +102,8 @@ int swtpm_may_store(const unsigned char *cmd, uint32_t len)
 
 int swtpm_is_shutdown(const unsigned char *cmd, uint32_t len)
 {
-	uint32_t code = len >= 10 ? be32(cmd + 6) : 0;
-	uint16_t tag = len >= 10 ? be16(cmd) : 0;
+	uint32_t code = len >= HEADER ? be32(cmd + CODE_AT) : 0;
+	uint16_t tag = len >= HEADER ? be16(cmd) : 0;
 
 	return (tag == TAG_NO_SESSIONS || tag == TAG_SESSIONS) ? code == TPM2_SHUTDOWN : code == TPM_SAVESTATE;
 }

@@ -10,8 +10,6 @@
 #include <string.h>
 #include <time.h>
 
-enum { HEADER = 10, CODE_AT = 6, TAG_SESSIONS = 0x8002 };
-
 enum { MOST_COMMAND = 512, MOST_RESPONSE = 256, ENTRY_HEADER = 16, MOST_ENTRY = ENTRY_HEADER + MOST_COMMAND + MOST_RESPONSE };
 
 // The codes of a TPM 2.0.
