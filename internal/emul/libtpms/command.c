@@ -17,7 +17,7 @@
 
 static _Atomic uint64_t commands;  // number of commands that have run
 static uint32_t running_locality;  // of the running command; under the lock
-static int shown = -1;             // a descriptor whose offset is the number of commands
+static int shown = -1;             // a descriptor whose offset is the number of commands, for swtpm list
 
 uint64_t swtpm_commands(void) { return commands; }
 
@@ -29,7 +29,7 @@ void swtpm_show_commands(const char *name)
 		shown = memfd_create(name, MFD_CLOEXEC);
 }
 
-// show shows the number; under the lock.
+// show makes the number of commands visible to other processes; under the lock.
 static void show(void)
 {
 	static uint64_t last;
@@ -66,7 +66,7 @@ static void show_sometimes(void)
 
 uint32_t swtpm_running_locality(void) { return running_locality; }
 
-// replace replaces a response.
+// replace makes the n bytes at b the response.
 static TPM_RESULT replace(struct response *r, const unsigned char *b, uint32_t n)
 {
 	if (r->b == NULL || r->cap < n) {
@@ -82,11 +82,25 @@ static TPM_RESULT replace(struct response *r, const unsigned char *b, uint32_t n
 	return TPM_SUCCESS;
 }
 
+// process runs a command in the library, after swtpm_begin. If the command had to be undone, its response is an error.
+static TPM_RESULT process(struct response *r, unsigned char *cmd, uint32_t len)
+{
+	unsigned char error[ERROR_SIZE];
+	uint32_t size;
+	TPM_RESULT rc;
+
+	r->n = 0;
+	rc = TPMLIB_Process(&r->b, &r->n, &r->cap, cmd, len);
+	if (swtpm_is_shutdown(cmd, len))
+		swtpm_shutdown_sent();
+	size = swtpm_end(error);
+	return size == 0 ? rc : replace(r, error, size);
+}
+
 TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
 {
 	uint64_t begun = swtpm_tally_begin();
-	uint32_t code = len >= HEADER ? be32(cmd + CODE_AT) : TALLY_NO_CODE, size;
-	unsigned char error[ERROR_SIZE];
+	uint32_t code = len >= HEADER ? be32(cmd + CODE_AT) : TALLY_NO_CODE;
 	TPM_RESULT rc;
 
 	swtpm_begin(swtpm_may_store(cmd, len));
@@ -95,13 +109,7 @@ TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
 	show_sometimes();
 	if (len >= HEADER)
 		swtpm_set_last(code);
-	r->n = 0;
-	rc = TPMLIB_Process(&r->b, &r->n, &r->cap, cmd, len);
-	if (swtpm_is_shutdown(cmd, len))
-		swtpm_shutdown_sent();
-	size = swtpm_end(error);
-	if (size != 0)
-		rc = replace(r, error, size);
+	rc = process(r, cmd, len);
 	swtpm_read_established();
 	swtpm_save_state(0);
 	if (rc == TPM_SUCCESS)
@@ -113,16 +121,10 @@ TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
 
 TPM_RESULT swtpm_peek(struct response *r, unsigned char *cmd, uint32_t len)
 {
-	unsigned char error[ERROR_SIZE];
 	TPM_RESULT rc;
-	uint32_t size;
 
 	swtpm_begin(0);
-	r->n = 0;
-	rc = TPMLIB_Process(&r->b, &r->n, &r->cap, cmd, len);
-	size = swtpm_end(error);
-	if (size != 0)
-		rc = replace(r, error, size);
+	rc = process(r, cmd, len);
 	swtpm_save_state(0);
 	return rc;
 }
