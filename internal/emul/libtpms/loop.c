@@ -106,66 +106,80 @@ static int leave(struct set *s, uint32_t i)
 	return 1;
 }
 
-// answer reads from one client, and answers a plain command. It returns 0 if ev is for Go.
-static int answer(struct set *s, uint32_t i, struct event *ev)
+// closed makes ev the end of a connection, because of err, an errno or 0. It returns 0, because Go closes the connection.
+static int closed(struct event *ev, int err)
 {
-	struct entry *c = &s->clients[i];
-	TPM_RESULT rc;
-	uint32_t sent;
-	ssize_t n;
+	ev->kind = EVENT_CLOSED;
+	ev->code = err;
+	return 0;
+}
 
-	ev->at = i;
-	if (!(s->polls[i].revents & POLLIN)) { // only a hang-up or an error
-		if (leave(s, i))
-			return 1;
-		ev->kind = EVENT_CLOSED;
-		ev->code = 0;
-		return 0;
-	}
-	n = swtpm_receive(s->polls[i].fd, c, s->buf, s->cap);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-		swtpm_watch_again(s, i, errno == EAGAIN);
-		return 1;
-	}
-	if (n == 0 && leave(s, i))
-		return 1;
-	if (n <= 0) {
-		ev->kind = EVENT_CLOSED;
-		ev->code = n == 0 ? 0 : errno;
-		return 0;
-	}
+// run_plain runs the n bytes in s->buf if they are a plain command, and leaves its response in rsp. It returns 0 if
+// ev is for Go.
+static int run_plain(struct set *s, uint32_t n, struct event *ev)
+{
+	TPM_RESULT rc;
+
 	ev->kind = EVENT_MESSAGE;
-	ev->n = (uint32_t)n;
+	ev->n = n;
 	if (!swtpm_is_admitted() || is_past(soft_deadline))
 		return 0;
 	swtpm_lock();
 	// In the meantime the TPM may have been powered off, or another client may have filled the
 	// ledger's tap.
-	if (!swtpm_is_admitted() || !is_plain(s->buf, ev->n) || swtpm_tap_due()) {
+	if (!swtpm_is_admitted() || !is_plain(s->buf, n) || swtpm_tap_due()) {
 		swtpm_unlock();
 		return 0;
 	}
-	rc = swtpm_run(&rsp, s->buf, ev->n);
+	rc = swtpm_run(&rsp, s->buf, n);
 	swtpm_unlock();
-	if (rc != TPM_SUCCESS) {
-		ev->kind = EVENT_NO_RESPONSE;
-		ev->code = (int)rc;
-		return 0;
-	}
-	ev->held = is_past(deadline);
-	sent = ev->held ? 0 : swtpm_respond(s->polls[i].fd, c, rsp.b, rsp.n);
-	swtpm_answered(s, i);
-	if (sent == rsp.n) {
-		swtpm_watch_again(s, i, n < s->cap);
+	if (rc == TPM_SUCCESS)
 		return 1;
-	}
+	ev->kind = EVENT_NO_RESPONSE;
+	ev->code = (int)rc;
+	return 0;
+}
+
+// send_response sends rsp to client i. It returns 0 if Go has to send the rest, which is in ev.
+static int send_response(struct set *s, uint32_t i, struct event *ev)
+{
+	uint32_t sent;
+
+	ev->held = is_past(deadline);
+	sent = ev->held ? 0 : swtpm_respond(s->polls[i].fd, &s->clients[i], rsp.b, rsp.n);
+	swtpm_answered(s, i);
+	if (sent == rsp.n)
+		return 1;
 	ev->kind = EVENT_REST;
 	ev->rest = rsp.b + sent;
 	ev->n = rsp.n - sent;
 	return 0;
 }
 
-int64_t swtpm_deadline(const struct set *s) { return s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms; }
+// answer reads from one client, and answers a plain command. It returns 0 if ev is for Go.
+static int answer(struct set *s, uint32_t i, struct event *ev)
+{
+	ssize_t n;
+
+	ev->at = i;
+	if (!(s->polls[i].revents & POLLIN)) // only a hang-up or an error
+		return leave(s, i) || closed(ev, 0);
+	n = swtpm_receive(s->polls[i].fd, &s->clients[i], s->buf, s->cap);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+		swtpm_watch_again(s, i, errno == EAGAIN);
+		return 1;
+	}
+	if (n < 0)
+		return closed(ev, errno);
+	if (n == 0)
+		return leave(s, i) || closed(ev, 0);
+	if (!run_plain(s, (uint32_t)n, ev) || !send_response(s, i, ev))
+		return 0;
+	swtpm_watch_again(s, i, n < s->cap);
+	return 1;
+}
+
+int64_t swtpm_wait_end(const struct set *s) { return s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms; }
 
 int swtpm_poll(struct set *s, int64_t end, int most_ms)
 {
@@ -184,7 +198,7 @@ int swtpm_poll(struct set *s, int64_t end, int most_ms)
 			return n == 0 || ms == 0;
 		if (errno == EINTR || errno == EAGAIN || errno == ENOMEM)
 			continue;
-		for (uint32_t i = 0; i < s->n; i++)
+		for (uint32_t i = 0; i < s->n; i++) // no other error is known: Go continues as after a time that is up
 			s->polls[i].revents = 0;
 		return 1;
 	}
@@ -204,7 +218,7 @@ struct event swtpm_loop(struct set *s)
 {
 	enum { TAP_WAIT_MS = 1000 }; // without commands: then Go takes the entries of the ledger's tap
 	struct event ev = { 0 };
-	int64_t end = swtpm_deadline(s);
+	int64_t end = swtpm_wait_end(s);
 
 	swtpm_show();
 	swtpm_watch(s);

@@ -84,23 +84,31 @@ void swtpm_set_deadline(uint64_t soft, uint64_t end);
 struct event swtpm_loop(struct set *s);
 struct event swtpm_queries(struct set *s);
 
-// Parts of both loops. swtpm_deadline returns the end of a wait that begins now, in ms; -1 for
-// none. swtpm_poll waits until a descriptor is ready or the time is up: end, or most_ms from now on
-// (negative: without end). It reports whether the time was up at the last wait. swtpm_needs_go reports
-// whether a descriptor is ready that Go handles.
-int64_t swtpm_deadline(const struct set *s);
+// The parts of both loops.
+
+// swtpm_wait_end returns the end of a wait that begins now, in ms; -1 for none.
+int64_t swtpm_wait_end(const struct set *s);
+// swtpm_poll waits until a descriptor is ready or the time is up: end, or most_ms from now on
+// (negative: without end). It reports whether the time was up at the last wait.
 int swtpm_poll(struct set *s, int64_t end, int most_ms);
+// swtpm_needs_go reports whether a descriptor is ready that Go handles.
 int swtpm_needs_go(const struct set *s);
+
 // swtpm_watch enters the descriptors of the set into epoll, swtpm_watch_new one that the loop has accepted.
-// swtpm_ready waits for them. swtpm_watch_again is called after a read from client i that ended its turn; all says that it took all that had arrived.
 void swtpm_watch(struct set *s);
 void swtpm_watch_new(struct set *s, uint32_t i);
+// swtpm_watch_again is called after a read from client i that ended its turn; all says that the read took all that
+// had arrived.
 void swtpm_watch_again(struct set *s, uint32_t i, int all);
+// swtpm_ready waits for the descriptors of the set, at most ms.
 int swtpm_ready(struct set *s, int ms);
+
+// swtpm_receive reads what has arrived from a client into buf.
+ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap);
+// swtpm_respond sends as much of a response as is possible without waiting, and returns the number of bytes.
+uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len);
 // swtpm_answered records that client i has had a reply.
 void swtpm_answered(struct set *s, uint32_t i);
-ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap);
-uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len);
 
 // swtpm_accept accepts clients and calls answer for each; it returns 0 if answer has returned 0.
 // swtpm_close closes client i, which has closed its end; it returns 0 if Go has to do that.

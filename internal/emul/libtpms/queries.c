@@ -157,7 +157,7 @@ static int query(struct set *s, uint32_t i, struct event *ev)
 struct event swtpm_queries(struct set *s)
 {
 	struct event ev = { 0 };
-	int64_t end = swtpm_deadline(s);
+	int64_t end = swtpm_wait_end(s);
 
 	swtpm_watch(s);
 	do {
