@@ -13,27 +13,31 @@
 // The codes of io/ctrl.
 enum { GET_TPMESTABLISHED = 0x04, SET_LOCALITY = 0x05 };
 
-enum { PADDED_LOCALITY = 8, FOURTH_LOCALITY = 4, REPLY_SIZE = 8 };
+// The sizes of requests: the code alone, SET_LOCALITY, and SET_LOCALITY as QEMU pads it. Go handles localities from
+// LOCALITY_OF_GO on, because a TPM may reject it.
+enum { CODE_SIZE = 4, SET_LOCALITY_SIZE = 5, SET_LOCALITY_PADDED = 8, LOCALITY_OF_GO = 4 };
+
+enum { RESULT_SIZE = 4, REPLY_SIZE = 8 }; // of the result alone, of the largest reply
 
 // prepare puts the reply to the request of n bytes at b into rep and returns its size; 0
-// if Go has to handle the request. It changes nothing.
+// if Go has to handle the request. It changes nothing: reply sets the locality.
 static uint32_t prepare(const struct set *s, const unsigned char *b, ssize_t n, unsigned char rep[REPLY_SIZE])
 {
 	TPM_BOOL bit;
 	TPM_RESULT rc;
-	uint32_t code = n < 4 ? 0 : be32(b);
+	uint32_t code = n < CODE_SIZE ? 0 : be32(b);
 
 	memset(rep, 0, REPLY_SIZE);
 	if (code == SET_LOCALITY)
-		return (n == 5 || n == PADDED_LOCALITY) && b[4] < FOURTH_LOCALITY ? 4 : 0;
-	if (n != 4)
+		return (n == SET_LOCALITY_SIZE || n == SET_LOCALITY_PADDED) && b[CODE_SIZE] < LOCALITY_OF_GO ? RESULT_SIZE : 0;
+	if (n != CODE_SIZE)
 		return 0;
 	if (code == GET_TPMESTABLISHED) {
 		if (!swtpm_is_powered())
 			return 0;
 		swtpm_established(&bit, &rc);
-		rep[4] = bit != 0;
-		return rc == TPM_SUCCESS ? 8 : 0;
+		rep[RESULT_SIZE] = bit != 0;
+		return rc == TPM_SUCCESS ? REPLY_SIZE : 0;
 	}
 	for (uint32_t i = 0; i < s->nfixed; i++)
 		if (s->fixed[i].code == code) {
@@ -80,15 +84,15 @@ static ssize_t receive(struct set *s, uint32_t i, int *fd)
 	return n;
 }
 
-static unsigned char rep[REPLY_SIZE];
+static unsigned char rep[REPLY_SIZE]; // the reply to the request that is answered now
 
-// reply sends the reply of len bytes to the request at b. It returns 0 if ev is for Go.
+// reply does what the request at b asks for, and sends the reply, the len bytes in rep. It returns 0 if ev is for Go.
 static int reply(struct set *s, uint32_t i, const unsigned char *b, uint32_t len, struct event *ev)
 {
 	uint32_t sent;
 
 	if (be32(b) == SET_LOCALITY)
-		swtpm_set_locality(b[4]);
+		swtpm_set_locality(b[CODE_SIZE]);
 	sent = swtpm_respond(s->polls[i].fd, &s->clients[i], rep, len);
 	swtpm_answered(s, i);
 	if (sent == len) {
@@ -99,11 +103,18 @@ static int reply(struct set *s, uint32_t i, const unsigned char *b, uint32_t len
 	return 0;
 }
 
+// leave_to_go leaves client i and its event to Go: the loop then ends, see swtpm_needs_go.
+static int leave_to_go(struct set *s, uint32_t i)
+{
+	s->clients[i].plain = 0;
+	return 1;
+}
+
 // query_recorded does the same as query for a client with a record. If Go has to handle the request,
-// query_recorded leaves it in the socket and marks the client as no longer plain.
+// query_recorded leaves it in the socket.
 static int query_recorded(struct set *s, uint32_t i, struct event *ev)
 {
-	unsigned char b[PADDED_LOCALITY + 1];
+	unsigned char b[SET_LOCALITY_PADDED + 1]; // the longest request that C answers, and a byte of a longer one
 	int fd = s->polls[i].fd;
 	ssize_t n = recv(fd, b, sizeof b, MSG_PEEK | MSG_DONTWAIT);
 	uint32_t len;
@@ -113,10 +124,8 @@ static int query_recorded(struct set *s, uint32_t i, struct event *ev)
 		return 1;
 	}
 	len = prepare(s, b, n, rep);
-	if (len == 0 || swtpm_receive(fd, &s->clients[i], b, (uint32_t)n) != n) {
-		s->clients[i].plain = 0;
-		return 1;
-	}
+	if (len == 0 || swtpm_receive(fd, &s->clients[i], b, (uint32_t)n) != n)
+		return leave_to_go(s, i);
 	return reply(s, i, b, len, ev);
 }
 
@@ -127,10 +136,8 @@ static int query(struct set *s, uint32_t i, struct event *ev)
 	ssize_t n;
 	int fd;
 
-	if (!(s->polls[i].revents & POLLIN) || !swtpm_answers_queries()) {
-		s->clients[i].plain = 0;
-		return 1;
-	}
+	if (!(s->polls[i].revents & POLLIN) || !swtpm_answers_queries())
+		return leave_to_go(s, i);
 	if (s->clients[i].record != 0)
 		return query_recorded(s, i, ev);
 	n = receive(s, i, &fd);
