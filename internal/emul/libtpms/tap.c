@@ -10,7 +10,13 @@
 #include <string.h>
 #include <time.h>
 
+// An entry, in the byte order of this processor: the sizes of both copies and of the command (16
+// bits each), the locality (8 bits), 8 unused bits, the time in ms of CLOCK_BOOTTIME (64 bits), and
+// the copies of the starts of the command and of its response.
 enum { MOST_COMMAND = 512, MOST_RESPONSE = 256, ENTRY_HEADER = 16, MOST_ENTRY = ENTRY_HEADER + MOST_COMMAND + MOST_RESPONSE };
+
+// The first byte of the handle of a policy session: TPM_HT_POLICY_SESSION.
+enum { POLICY_SESSION = 0x03 };
 
 // The codes of a TPM 2.0.
 enum {
@@ -122,20 +128,18 @@ int swtpm_is_for_go(uint32_t code)
 	return code == TPM12_STARTUP || code == TPM12_SAVE_STATE;
 }
 
-static uint32_t handles_of(uint32_t code)
+uint32_t swtpm_handles(uint32_t code)
 {
 	uint32_t at = code - FIRST_HANDLES;
 
 	return at < sizeof handles ? handles[at] : 0;
 }
 
-uint32_t swtpm_handles(uint32_t code) { return handles_of(code); }
-
 // policy_area returns the size of a command up to the end of its authorization area if a policy
 // session is in it, otherwise 0.
 static uint32_t policy_area(const unsigned char *cmd, uint32_t len, uint32_t code)
 {
-	uint32_t at = HEADER + 4 * handles_of(code), end;
+	uint32_t at = HEADER + 4 * swtpm_handles(code), end;
 
 	if (len < at + 4 || be32(cmd + at) > len - at - 4)
 		return 0;
@@ -143,7 +147,7 @@ static uint32_t policy_area(const unsigned char *cmd, uint32_t len, uint32_t cod
 	for (at += 4; at + 9 <= end;) {
 		uint32_t hmac;
 
-		if (cmd[at] == 0x03)
+		if (cmd[at] == POLICY_SESSION)
 			return end;
 		hmac = at + 7 + be16(cmd + at + 4);
 		if (hmac + 2 > end)
@@ -190,9 +194,10 @@ static const struct {
 #undef PART
 };
 
-// chosen sets how many bytes of a command and of its response are copied. It returns 0 if the
-// ledger does not need the command.
-static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint32_t *c, uint32_t *r)
+// choose20 sets how many bytes of a command and of its response are copied: *c and *r. It returns 0 if the
+// ledger does not need the command. From the first PolicyPCR on, it also chooses commands that use, flush or
+// may replace a policy session.
+static int choose20(const unsigned char *cmd, uint32_t len, uint32_t code, uint32_t *c, uint32_t *r)
 {
 	uint32_t at = code - FIRST_HANDLES;
 
@@ -207,16 +212,20 @@ static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint3
 	*c = HEADER + 8;
 	*r = HEADER;
 	if (code == FLUSH_CONTEXT)
-		return len >= HEADER + 4 && cmd[HEADER] == 0x03;
+		return len >= HEADER + 4 && cmd[HEADER] == POLICY_SESSION;
 	if (be16(cmd) != TAG_SESSIONS || (at = policy_area(cmd, len, code)) == 0)
 		return code == CREATE || code == CREATE_LOADED; // an earlier session may have computed its policy
 	*c = at;
 	return 1;
 }
 
-static int chosen12(uint32_t code, uint32_t result, uint32_t *c, uint32_t *r)
+// choose12 is choose20 for a TPM 1.2. A measurement is a PCR and a digest; sealed data starts with the PCRs that it
+// asks for.
+static int choose12(uint32_t code, uint32_t result, uint32_t *c, uint32_t *r)
 {
-	*c = 34;
+	enum { MEASUREMENT = HEADER + 4 + 20, SEALED_START = 160 };
+
+	*c = MEASUREMENT;
 	*r = HEADER;
 	switch (code) {
 	case TPM12_EXTEND:
@@ -228,7 +237,7 @@ static int chosen12(uint32_t code, uint32_t result, uint32_t *c, uint32_t *r)
 		*r = HEADER + 20;
 		return 1;
 	case TPM12_UNSEAL:
-		*c = 160;
+		*c = SEALED_START;
 		return 1;
 	}
 	*c = HEADER;
@@ -255,9 +264,18 @@ static void skip(void)
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// An entry, in the byte order of this processor: the sizes of both copies and of the command (16
-// bits each), the locality (8 bits), 8 unused bits, the time in ms of CLOCK_BOOTTIME (64 bits), and
-// the copies.
+// is_urgent reports whether Go should take the entries at once, because an entry that follows may not have space, or
+// because of the command: one in a transport session, or one that a policy or the values of the PCRs may have refused.
+static int is_urgent(uint32_t used, uint32_t code, uint32_t result, const unsigned char *cmd)
+{
+	if (used > TAP_SIZE - MOST_ENTRY)
+		return 1;
+	if (tap.version2)
+		return result != 0 && (code == POLICY_PCR || be16(cmd) == TAG_SESSIONS);
+	return code == TPM12_EXECUTE_TRANSPORT || (result != 0 && (code == TPM12_UNSEAL || result == TPM12_WRONGPCRVAL));
+}
+
+// swtpm_tap copies the parts of a command and of its response that the ledger needs, if it needs any.
 void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rsp)
 {
 	uint32_t code, c, r, used, result;
@@ -269,7 +287,7 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 		return;
 	code = be32(cmd + CODE_AT);
 	result = be32(rsp->b + CODE_AT);
-	if (!(tap.version2 ? chosen20(cmd, len, code, &c, &r) : chosen12(code, result, &c, &r))) {
+	if (!(tap.version2 ? choose20(cmd, len, code, &c, &r) : choose12(code, result, &c, &r))) {
 		skip();
 		return;
 	}
@@ -291,7 +309,6 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 	memcpy(p + ENTRY_HEADER + c, rsp->b, r);
 	used += ENTRY_HEADER + c + r;
 	atomic_store_explicit(&tap.used, used, memory_order_release);
-	if (used > TAP_SIZE - MOST_ENTRY || (!tap.version2 && code == TPM12_EXECUTE_TRANSPORT) ||
-	    (result != 0 && (tap.version2 ? code == POLICY_PCR || be16(cmd) == TAG_SESSIONS : code == TPM12_UNSEAL || result == TPM12_WRONGPCRVAL)))
+	if (is_urgent(used, code, result, cmd))
 		tap.due = 1;
 }
