@@ -87,7 +87,8 @@ void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
 // The counts of commands. swtpm_tally begins to count; it is called under the lock, before the
 // first command, with ascending bounds of durations in ns. Counting allocates nothing, and the
-// counts are read without the lock.
+// counts are read without the lock. swtpm_tally_pair returns the next pair of a code and a result from
+// place *at on, which begins with 0, and how often it occurred; it returns 0 after the last one.
 enum { TALLY_BOUNDS = 32 };
 #define TALLY_NO_CODE 0xffffffffu
 int swtpm_tally(const uint64_t *bounds, uint32_t n, int version2);

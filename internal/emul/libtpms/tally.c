@@ -1,11 +1,10 @@
+// The tally: how often each command had each result, and how long commands took. It is written under the
+// engine's lock and read without it, because a reader must not wait for a command.
 #include "parts.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
-
-// A tally is written under the engine's lock and read without it, because a reader must not wait for
-// a command.
 
 #define PAIRS 1024 // a power of two; there are some 130 commands, most with few results
 #define MAX_PROBES 32
