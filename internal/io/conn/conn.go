@@ -79,7 +79,7 @@ type Conn struct {
 	attached bool      // was added by Attach as the only client: it is never evicted
 	used     bool      // has had a reply
 	last     uint64    // Set.Tick of the last reply or, without one, of the arrival
-	ended    bool
+	ended    bool      // End was called, or the server has closed the connection
 }
 
 // Become changes the state. The deadline is d from now; 0 means none.
@@ -135,13 +135,13 @@ func (c *Conn) evictedBefore(o *Conn) bool {
 
 // hungUp reports whether the peer of fd sends nothing more.
 func hungUp(fd int) bool {
-	is, err := PollNow(fd, unix.POLLRDHUP)
-	return err == nil && is != 0
+	found, err := PollNow(fd, unix.POLLRDHUP)
+	return err == nil && found != 0
 }
 
-// PollNow returns which events fd has. A signal, such as those by which Go's scheduler interrupts a
+// PollNow returns which of events fd has now. A signal, such as those by which Go's scheduler interrupts a
 // thread, ends even a poll(2) that does not wait; PollNow repeats it.
-func PollNow(fd int, events int16) (is int16, err error) {
+func PollNow(fd int, events int16) (found int16, err error) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	for {
 		if _, err = unix.Poll(p, 0); err != unix.EINTR {

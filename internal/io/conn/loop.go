@@ -21,18 +21,18 @@ const (
 
 // Run serves clients until Close is called and the last of them has left.
 func (s *Server) Run() {
-	last := false // the round after the server began to close
+	answered := false // commands that were sent before the server began to close
 	for {
 		s.runPosted()
 		if s.closing {
-			s.leave(last)
+			s.closeUnused(answered)
 			if len(s.conns) == 0 && s.finish() {
 				return
 			}
 		}
 		s.fill()
-		if s.closing && !last {
-			s.set.Wait, last = 0, true // commands that were already sent are answered
+		if s.closing && !answered {
+			s.set.Wait, answered = 0, true
 		}
 		e := s.opt.Wait(&s.set)
 		s.dispatch(e)
@@ -57,6 +57,7 @@ func (s *Server) finish() bool {
 	return true
 }
 
+// runPosted calls the functions that Post has passed.
 func (s *Server) runPosted() {
 	for {
 		s.mu.Lock()
@@ -95,12 +96,13 @@ func (s *Server) callQuiet() {
 	}
 }
 
-// leave closes the clients without an unfinished request or reply. The first call leaves
-// those that can still be answered at once.
-func (s *Server) leave(last bool) {
+// closeUnused closes the clients without an unfinished request or reply. It spares clients whose commands may still
+// be answered, unless answered says that this was done. The next process answers those of saved clients.
+func (s *Server) closeUnused(answered bool) {
 	for _, c := range slices.Clone(s.conns) {
-		finish := c.state == Running || c.state == Replying || c.state == Partial && c.Handover.Record != nil
-		if !finish && (last || c.state == Partial || c.Handover.Record != nil) {
+		saved := c.Handover.Record != nil
+		unfinished := c.state == Running || c.state == Replying || c.state == Partial && saved
+		if !unfinished && (answered || c.state == Partial || saved) {
 			s.end(c, false)
 		}
 	}
@@ -112,7 +114,6 @@ func (s *Server) fill() {
 	s.set.Wait, s.set.Room = -1, 0
 	s.watch(nil, s.wake, unix.POLLIN)
 	s.watchOthers()
-	var now time.Time
 	next := s.runTimers()
 	earlier := func(t time.Time) {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
@@ -120,20 +121,7 @@ func (s *Server) fill() {
 		}
 	}
 	if s.listen != nil && !s.closing {
-		now = time.Now()
-		switch {
-		case now.Before(s.pause):
-			earlier(s.pause)
-		case len(s.conns) < s.opt.MaxClients:
-			s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
-			s.letAccept(s.opt.MaxClients - len(s.conns))
-		case s.victim(now) == nil:
-			earlier(s.release())
-		case now.Before(s.idleUntil):
-			earlier(s.idleUntil)
-		default:
-			s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
-		}
+		earlier(s.watchListener())
 	}
 	if s.events >= burst && s.opt.Quiet != nil {
 		if s.quiet.IsZero() {
@@ -151,6 +139,26 @@ func (s *Server) fill() {
 		s.set.Wait = max(0, time.Until(next))
 	}
 	s.set.Polls, s.set.Clients = slices.Grow(s.set.Polls, s.set.Room), slices.Grow(s.set.Clients, s.set.Room)
+}
+
+// watchListener adds the listener to the set. If no client can be accepted now, it returns when that may have
+// changed instead.
+func (s *Server) watchListener() (later time.Time) {
+	now := time.Now()
+	switch room := s.opt.MaxClients - len(s.conns); {
+	case now.Before(s.pause):
+		return s.pause
+	case room > 0:
+		s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
+		s.letAccept(room)
+	case s.victim(now) == nil:
+		return s.firstUnprotected()
+	case now.Before(s.idleUntil):
+		return s.idleUntil
+	default:
+		s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
+	}
+	return time.Time{}
 }
 
 // letAccept allows the engine to accept room clients of the listener, which is the last
@@ -179,6 +187,7 @@ func (s *Server) adopt() {
 	}
 }
 
+// watch adds a descriptor to the set: of client c, or of something else if c is nil.
 func (s *Server) watch(c *Conn, fd int, events int16) {
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: events})
 	var e handover.Entry
@@ -207,17 +216,14 @@ func (s *Server) dispatch(e handover.Event) {
 		}
 	}
 	others := len(s.watches)
-	s.watched()
+	s.callWatches()
 	for i, c := range s.at {
 		r := s.set.Polls[i].Revents
-		// A plain client's command that the engine has answered is none of Go's events.
-		// A wake-up is none either: a deadline of others may cause one each second.
-		if r != 0 && i > 0 && (s.set.Clients[i].Plain == 0 || e.Kind != handover.EventReady && i == e.At) {
-			s.events++
-			s.quiet = time.Time{}
+		if r == 0 {
+			continue
 		}
+		s.countEvent(i, e)
 		switch {
-		case r == 0:
 		case c != nil:
 			if !c.ended && s.set.Clients[i].Plain == 0 {
 				c.Handler.Ready(r&s.set.Polls[i].Events != 0)
@@ -225,10 +231,19 @@ func (s *Server) dispatch(e handover.Event) {
 		case i == 0:
 			var b [8]byte
 			_, _ = unix.Read(s.wake, b[:])
-		case i <= others: // see watched
+		case i <= others: // see callWatches
 		default:
 			s.accept()
 		}
+	}
+}
+
+// countEvent counts the event of descriptor i if Go handles it, and postpones Quiet. A plain client's command that
+// the engine has answered does not count. Nor does a wake-up: a deadline of others may cause one each second.
+func (s *Server) countEvent(i int, e handover.Event) {
+	if i > 0 && (s.set.Clients[i].Plain == 0 || e.Kind != handover.EventReady && i == e.At) {
+		s.events++
+		s.quiet = time.Time{}
 	}
 }
 
@@ -289,8 +304,8 @@ func (s *Server) idle(c *Conn, now time.Time) bool {
 	return !now.Before(s.idleUntil)
 }
 
-// release returns the earliest time at which a client that is busy now may be evicted.
-func (s *Server) release() (t time.Time) {
+// firstUnprotected returns the earliest time at which a client that is busy now may be evicted.
+func (s *Server) firstUnprotected() (t time.Time) {
 	for _, c := range s.conns {
 		if c.attached || c.state == Running {
 			continue
@@ -327,13 +342,14 @@ func socketOf(fd int) uint32 {
 	return handover.OtherSocket
 }
 
+// changed reports that a client has connected or disconnected.
 func (s *Server) changed() {
 	if s.opt.Changed != nil {
 		s.opt.Changed()
 	}
 }
 
-// end closes a connection. The next process serves a saved one that is not forgotten.
+// end closes a connection. The next process continues a saved one unless forget is set.
 func (s *Server) end(c *Conn, forget bool) {
 	if c.ended {
 		return

@@ -38,8 +38,8 @@ func TestEvictable(t *testing.T) {
 		{state: Running, since: long},
 		{state: Replying, used: true, since: now.Add(-time.Second)},
 	}}
-	if got, want := s.release(), now.Add(-2*time.Second).Add(protected); !got.Equal(want) {
-		t.Errorf("release = %v, want %v", got, want)
+	if got, want := s.firstUnprotected(), now.Add(-2*time.Second).Add(protected); !got.Equal(want) {
+		t.Errorf("firstUnprotected = %v, want %v", got, want)
 	}
 }
 

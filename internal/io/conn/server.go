@@ -141,7 +141,7 @@ func (s *Server) Attach(fd int, only bool) error {
 		s.only = fd
 	}
 	s.mu.Unlock()
-	return s.hand(fd, Handover{}, only, false)
+	return s.pass(fd, Handover{}, only, false)
 }
 
 // Resume serves a client of the previous process. attached reports whether it came by
@@ -152,12 +152,12 @@ func (s *Server) Resume(fd int, h Handover, attached bool) {
 		s.only = fd
 		s.mu.Unlock()
 	}
-	_ = s.hand(fd, h, attached, true)
+	_ = s.pass(fd, h, attached, true)
 }
 
-// hand passes fd to the loop. If the loop has ended, a saved client waits for the next
+// pass passes fd to the loop. If the loop has ended, a saved client waits for the next
 // process.
-func (s *Server) hand(fd int, h Handover, attached, resumed bool) error {
+func (s *Server) pass(fd int, h Handover, attached, resumed bool) error {
 	ok := s.Post(func() {
 		if !resumed && s.opt.Save != nil {
 			h = s.opt.Save(fd, attached)
@@ -181,6 +181,7 @@ func (s *Server) Busy() bool {
 	return s.busy()
 }
 
+// busy is Busy for a caller that holds mu.
 func (s *Server) busy() bool { return s.listening || s.only >= 0 && !hungUp(s.only) }
 
 // Close ends all connections, each after the request that runs for it, and waits for

@@ -31,8 +31,8 @@ func (s *Server) After(d time.Duration, f func()) bool {
 	return s.Post(func() { s.timers = append(s.timers, timer{at, f}) })
 }
 
-// watched calls ready of the descriptors that can be read. They come after wake in the set.
-func (s *Server) watched() {
+// callWatches calls ready of the descriptors that can be read. They come after wake in the set.
+func (s *Server) callWatches() {
 	for i := len(s.watches) - 1; i >= 0; i-- {
 		if p := s.set.Polls[1+i]; p.Revents != 0 && !s.watches[i].ready() {
 			s.watches = slices.Delete(s.watches, i, i+1)
