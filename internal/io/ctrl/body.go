@@ -20,20 +20,20 @@ func (c *serverConn) hashData() {
 		c.finish(nil, tpm.BadParameter)
 		return
 	}
-	c.body.left = int(q.Length)
+	c.rest.hashLeft = int(q.Length)
 	c.hash(c.req.body[n:])
 }
 
 // hash hashes a piece of the body.
 func (c *serverConn) hash(piece []byte) {
 	c.engine(func() ([]byte, error) { return nil, c.s.tpm.HashData(piece) }, func(_ []byte, err error) {
-		c.body.left -= len(piece)
-		c.req.unread = c.body.left
-		if err != nil || c.body.left == 0 {
+		c.rest.hashLeft -= len(piece)
+		c.req.unread = c.rest.hashLeft
+		if err != nil || c.rest.hashLeft == 0 {
 			c.finish(nil, err)
 			return
 		}
-		c.receive(hashing, c.buf[:min(c.body.left, len(c.buf))], c.s.opt.waits.body)
+		c.receive(hashing, c.buf[:min(c.rest.hashLeft, len(c.buf))], c.s.opt.waits.body)
 	})
 }
 
@@ -62,7 +62,7 @@ func (c *serverConn) setState() {
 
 // prepared starts to collect the blob.
 func (c *serverConn) prepared() {
-	q := &c.body.set
+	q := &c.rest.set
 	size, err := binary.Decode(c.req.body, binary.BigEndian, q)
 	switch {
 	case err != nil:
@@ -72,25 +72,25 @@ func (c *serverConn) prepared() {
 	case len(c.req.body)-size > int(q.Length):
 		c.finish(nil, tpm.BadParameter)
 	default:
-		c.body.blob = append(make([]byte, 0, q.Length), c.req.body[size:]...)
+		c.rest.blob = append(make([]byte, 0, q.Length), c.req.body[size:]...)
 		c.collect()
 	}
 }
 
 // collect waits for the rest of a blob, or passes it to the TPM.
 func (c *serverConn) collect() {
-	b := &c.body
-	if n := len(b.blob); n < int(b.set.Length) {
-		c.receive(collecting, b.blob[n:b.set.Length], c.s.opt.waits.body)
+	r := &c.rest
+	if n := len(r.blob); n < int(r.set.Length) {
+		c.receive(collecting, r.blob[n:r.set.Length], c.s.opt.waits.body)
 		return
 	}
 	c.req.unread = 0
-	if b.set.Type.Name() == "" {
+	if r.set.Type.Name() == "" {
 		c.finish(nil, tpm.BadParameter)
 		return
 	}
 	c.engine(func() ([]byte, error) {
-		return nil, c.s.tpm.SetState(b.set.Type, b.set.Flags&Encrypted != 0, b.blob)
+		return nil, c.s.tpm.SetState(r.set.Type, r.set.Flags&Encrypted != 0, r.blob)
 	}, c.finish)
 }
 
@@ -101,7 +101,7 @@ func (c *serverConn) collectMore(n int, err error) {
 		c.finish(nil, tpm.BadParameter)
 		return
 	}
-	c.body.blob = c.body.blob[:len(c.body.blob)+n]
+	c.rest.blob = c.rest.blob[:len(c.rest.blob)+n]
 	c.collect()
 }
 

@@ -55,6 +55,7 @@ func firstFD(oob []byte) int {
 	return first
 }
 
+// closeFD closes the descriptor that came with the request, if the handler has not taken it over.
 func (c *serverConn) closeFD() {
 	if c.buf != nil && c.fd >= 0 {
 		_ = unix.Close(c.fd)

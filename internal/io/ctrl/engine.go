@@ -31,6 +31,7 @@ func (c *serverConn) engine(do func() ([]byte, error), next func([]byte, error))
 	c.s.start(call)
 }
 
+// start starts a call that may use the engine now.
 func (s *Server) start(call engineCall) {
 	s.running++
 	call.client.Become(conn.Running, 0, 0)

@@ -18,21 +18,21 @@ func (c *serverConn) resume() {
 		c.idle()
 	default:
 		c.buf, c.fd = c.s.take(), -1
-		c.body.head, c.body.n = st.Head, st.Taken
+		c.rest.head, c.rest.received = st.Head, st.Taken
 		c.awaitInterrupted()
 	}
 }
 
 // awaitInterrupted waits for the missing part of the request, or replies.
 func (c *serverConn) awaitInterrupted() {
-	if left := need(c.body.head) - c.body.n; left > 0 {
+	if left := need(c.rest.head) - c.rest.received; left > 0 {
 		c.receive(interrupted, c.buf[:min(len(c.buf), left)], c.s.opt.waits.body)
 		return
 	}
-	code := codeOf(c.body.head)
+	code := codeOf(c.rest.head)
 	if code == Init && c.s.opt.Postponed != nil && c.s.opt.Postponed() {
-		c.n = copy(c.buf, c.body.head[:need(c.body.head)])
-		c.body = body{}
+		c.n = copy(c.buf, c.rest.head[:need(c.rest.head)])
+		c.rest = rest{}
 		c.handle()
 		return
 	}
@@ -47,8 +47,8 @@ func (c *serverConn) dropInterrupted(n int, err error) {
 		c.end(err)
 		return
 	}
-	b := &c.body
-	b.head = append(b.head, c.buf[:min(n, handover.HeadSize-len(b.head))]...)
-	b.n += n
+	r := &c.rest
+	r.head = append(r.head, c.buf[:min(n, handover.HeadSize-len(r.head))]...)
+	r.received += n
 	c.awaitInterrupted()
 }

@@ -92,9 +92,12 @@ type Server struct {
 	opt  Options
 	free [][]byte // of firstRead bytes each, for requests
 
-	running  int                                            // clients that use the engine
-	waiting  []engineCall                                   // requests that wait for it, in order
-	finished func(call engineCall, reply []byte, err error) // is leaveEngine; called by the loop, so it is no recursion
+	running int          // clients that use the engine
+	waiting []engineCall // requests that wait for it, in order
+
+	// finished is leaveEngine. The loop calls it after the start of an engineCall has returned, which recursion_test.go
+	// could not see in a direct reference.
+	finished func(call engineCall, reply []byte, err error)
 
 	oob [24]byte // room for a control message with one descriptor, unix.CmsgSpace(4)
 }
@@ -106,7 +109,16 @@ func New(t TPM, o Options) (*Server, error) {
 	}
 	s := &Server{tpm: t, opt: o}
 	s.finished = s.leaveEngine
-	co := conn.Options{MaxClients: o.MaxClients, Buffer: firstRead, New: s.newClient, Plain: o.Wait != nil, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}
+	co := conn.Options{
+		MaxClients: o.MaxClients,
+		Buffer:     firstRead,
+		Fixed:      s.fixed(),
+		New:        s.newClient,
+		Plain:      o.Wait != nil,
+		Wait:       o.Wait,
+		Changed:    o.Changed,
+		Quiet:      o.Quiet,
+	}
 	if o.Terminate {
 		co.LastLeft = func() { o.End(conn.ErrDisconnected) }
 	}
@@ -132,6 +144,7 @@ func (s *Server) fixed() (list []handover.Fixed) {
 	return list
 }
 
+// newClient returns the handler of a new client.
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 	x := &serverConn{Conn: c, s: s, fd: -1}
 	if resumed {

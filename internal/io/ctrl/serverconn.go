@@ -52,12 +52,12 @@ type serverConn struct {
 	s *Server
 
 	phase phase
-	buf   []byte // of the server; nil between two requests
-	n     int    // bytes of the request in buf
-	fd    int    // the descriptor that came with the request, or -1
-	row   *Request
+	buf   []byte   // of the server; nil between two requests
+	n     int      // bytes of the request in buf
+	fd    int      // the descriptor that came with the request, or -1
+	row   *Request // of the request that is handled; nil if no row has its code
 	req   request
-	body  body
+	rest  rest
 
 	into []byte // receives the next bytes, unless the phase is starting
 	out  []byte // the part of the reply that is not sent yet
@@ -72,14 +72,17 @@ type request struct {
 	after  func() // runs once the reply is sent
 }
 
-// body is the body of a request, or the rest of it, that is received in pieces.
-type body struct {
-	left int         // bytes of HASH_DATA
-	set  SetStateReq // SET_STATEBLOB
-	blob []byte      // what has been received of its blob
-	end  time.Time   // of draining
-	head []byte      // of the request that a restart has interrupted
-	n    int         // bytes of it that were received
+// rest is what arrives after the first read of a request, in pieces. Each phase has its own fields.
+type rest struct {
+	hashLeft int // hashing: bytes that are not hashed yet
+
+	set  SetStateReq // collecting
+	blob []byte      // what has been received of it
+
+	drainUntil time.Time // draining: not longer
+
+	head     []byte // interrupted: the start of the request
+	received int    // bytes of the request
 }
 
 // idle waits for the next request.
@@ -88,7 +91,7 @@ func (c *serverConn) idle() {
 		c.s.release(c.buf)
 	}
 	c.phase, c.buf, c.n, c.into, c.out, c.rep = starting, nil, 0, nil, nil, nil
-	c.row, c.req, c.body = nil, request{}, body{}
+	c.row, c.req, c.rest = nil, request{}, rest{}
 	c.Plain = c.s.opt.Wait != nil
 	c.Become(conn.Idle, unix.POLLIN, 0)
 }
@@ -242,7 +245,7 @@ func (c *serverConn) finish(reply []byte, err error) {
 	c.rep = reply
 	c.row.Report(c.s.opt.Log, err)
 	if c.req.unread > 0 {
-		c.body.end = time.Now().Add(c.s.opt.waits.body)
+		c.rest.drainUntil = time.Now().Add(c.s.opt.waits.body)
 		c.drain()
 		return
 	}
@@ -257,7 +260,7 @@ func (c *serverConn) drain() {
 // drained drops bytes until the client is quiet for a moment, and replies.
 func (c *serverConn) drained(n int, err error) {
 	c.req.unread -= n
-	if err == nil && c.req.unread > 0 && time.Now().Before(c.body.end) {
+	if err == nil && c.req.unread > 0 && time.Now().Before(c.rest.drainUntil) {
 		c.drain()
 		return
 	}
@@ -320,7 +323,7 @@ func (c *serverConn) replied(err error) {
 func (c *serverConn) wipe() {
 	clear(c.rep)
 	clear(c.buf)
-	clear(c.body.blob[:cap(c.body.blob)])
+	clear(c.rest.blob[:cap(c.rest.blob)])
 	c.rep, c.out = nil, nil
 }
 
