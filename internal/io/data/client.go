@@ -81,16 +81,16 @@ func (c *client) Ready(ok bool) {
 	case c.buf == nil:
 		b := c.Buffer()
 		n, err := c.read(b)
-		c.took(b[:max(n, 0)], err)
+		c.afterRead(b[:max(n, 0)], err)
 	default:
 		n, err := c.read(c.buf[c.n:])
 		c.n += max(n, 0)
-		c.took(c.buf[:c.n], err)
+		c.afterRead(c.buf[:c.n], err)
 	}
 }
 
-// took handles a message of which b has arrived, after a read that returned err.
-func (c *client) took(b []byte, err error) {
+// afterRead handles a message of which b has arrived, after a read that returned err.
+func (c *client) afterRead(b []byte, err error) {
 	switch {
 	case err == nil:
 		c.received(b, false)
@@ -167,6 +167,7 @@ func (c *client) run(b []byte) {
 	c.respond(rsp)
 }
 
+// respond answers the message.
 func (c *client) respond(rsp []byte) {
 	c.s.opt.Log.Dump(" SWTPM_IO_Write:", rsp)
 	c.Answered()
@@ -201,13 +202,14 @@ func (c *client) send(b []byte) {
 
 // wait waits until b can be sent.
 func (c *client) wait(b []byte) {
-	began := c.out != nil && c.State() == conn.Replying && len(b) == len(c.out)
+	waits := c.out != nil && c.State() == conn.Replying && len(b) == len(c.out) // and the client has read nothing since
 	c.out, c.Plain = b, false
-	if !began {
+	if !waits {
 		c.Become(conn.Replying, unix.POLLOUT, writeWait)
 	}
 }
 
+// write sends as much of b as is possible without waiting.
 func (c *client) write(b []byte) (int, error) {
 	if c.Socket != handover.NoSocket {
 		return c.Handover.Record.Send(c.FD, b)

@@ -55,7 +55,7 @@ type Server struct {
 	*conn.Server
 	tpm     TPM
 	opt     Options
-	largest int // size of a command, in bytes
+	largest int // size of the largest command, in bytes
 }
 
 // New returns a server without clients.
@@ -80,6 +80,7 @@ func New(t TPM, o Options) (*Server, error) {
 	return s, err
 }
 
+// newClient returns the handler of a new client.
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 	x := &client{Conn: c, s: s}
 	if resumed {
@@ -105,8 +106,8 @@ func (s *Server) AttachSocket(fd int) error {
 		return errors.New("the descriptor is not a stream socket; pass a connected stream socket")
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	is, pollErr := conn.PollNow(fd, 0) // POLLHUP: not connected, or no longer
-	if err != nil || listens != 0 || pollErr != nil || is&unix.POLLHUP != 0 {
+	found, pollErr := conn.PollNow(fd, 0) // POLLHUP: not connected, or no longer
+	if err != nil || listens != 0 || pollErr != nil || found&unix.POLLHUP != 0 {
 		return errors.New("the socket is not connected; pass a connected stream socket")
 	}
 	if toItself(fd) {
