@@ -55,6 +55,9 @@ var (
 
 	_ = one[unsafe.Offsetof(handover.Entry{}.Listens)-C.offsetof_entry_listens]
 	_ = one[unsafe.Offsetof(handover.Entry{}.Fresh)-C.offsetof_entry_fresh]
+	_ = one[C.NO_SOCKET-handover.NoSocket]
+	_ = one[C.SOCKET-handover.OtherSocket]
+	_ = one[C.SOCKET_STREAM-handover.Stream]
 	_ = one[C.FRESH-handover.Fresh]
 	_ = one[C.FRESH_USED-handover.FreshUsed]
 	_ = one[unsafe.Sizeof(handover.Counts{})-C.sizeof_struct_counts]
