@@ -176,8 +176,8 @@ var ErrChanged = errors.New("emul: another process has changed the state since t
 // start of the process, so that the sandbox does not permit it. A new process may use it.
 var ErrReplaced = errors.New("the state directory or file was replaced after the start of this process")
 
-// New returns a TPM that is off. ctx ends with the process.
-func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
+// setDefaults sets functions that are nil and are called without a check.
+func (o *Options) setDefaults() {
 	for _, f := range []*func(string, ...any){&o.Note, &o.Error} {
 		if *f == nil {
 			*f = func(string, ...any) {}
@@ -199,7 +199,21 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	if o.Background == nil {
 		o.Background = goroutine
 	}
-	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming, limit: newStoreLimit(o.MaxStores), lease: lease{now: boottime}}
+}
+
+// New returns a TPM that is off. ctx ends with the process.
+func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
+	o.setDefaults()
+	t := &TPM{
+		engine:   e,
+		opt:      o,
+		ctx:      ctx,
+		pending:  map[tpm.Blob]bool{},
+		incoming: o.Incoming,
+		released: o.Incoming,
+		limit:    newStoreLimit(o.MaxStores),
+		lease:    lease{now: boottime},
+	}
 	if err := t.openWaiting(); err != nil {
 		return nil, err
 	}
