@@ -126,10 +126,16 @@ type device struct {
 	deadline time.Time
 }
 
+// openDevice refuses files and disks: the command would be written over their contents.
 func openDevice(path string) (conn, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, cli.Complain("Unable to open device '%s'.", path)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFREG || st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		_ = unix.Close(fd)
+		return nil, cli.Complain("Unable to open device '%s'. It is not the character device of a TPM.", path)
 	}
 	return &device{fd: fd}, nil
 }

@@ -344,14 +344,19 @@ func TestDevice(t *testing.T) {
 	}
 }
 
-// TestNoDevice checks the messages about files that are not a TPM.
+// TestNoDevice checks the messages about files that are not a TPM, and that a regular file is not written to.
 func TestNoDevice(t *testing.T) {
 	file := t.TempDir() + "/f"
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	defer func() {
+		if b, err := os.ReadFile(file); err != nil || string(b) != "contents" {
+			t.Errorf("the file has %q, %v", b, err)
+		}
+	}()
+	if err := os.WriteFile(file, []byte("contents"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		file:        "Returned packet is too short.\n",
+		file:        "Unable to open device '" + file + "'. It is not the character device of a TPM.\n",
 		"/dev/null": "Returned packet is too short.\n",
 		"/dev/full": "Write to file descriptor failed.\n",
 	} {
