@@ -55,7 +55,12 @@ func (e *ExitError) Unwrap() error { return e.Err }
 // An error is printed on stderr in one line, "name: error"; the exit code is the
 // code of an ExitError in its chain, or 1 if there is none. Without an error it is 0.
 func Main(name string, run func(ctx context.Context, args []string) error) {
-	os.Exit(status(name, nil, run))
+	os.Exit(status(name, nil, func(ctx context.Context, args []string) error {
+		if err := checkRuntime(); err != nil {
+			return err
+		}
+		return run(ctx, args)
+	}))
 }
 
 // MainSignals does the same as Main for a program that receives signals through s.

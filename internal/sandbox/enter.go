@@ -117,7 +117,7 @@ func (p *Policy) dropPrivileges(a *Active) error {
 	}
 	has, err := capabilities()
 	if err != nil {
-		return fmt.Errorf("read the capabilities: %w", err)
+		return allowCall("capget", fmt.Errorf("read the capabilities: %w", err))
 	}
 	a.bounded = boundingSetIsEmpty()
 	loss := threads.Loss{
@@ -130,7 +130,7 @@ func (p *Policy) dropPrivileges(a *Active) error {
 	}
 	r, err := loss.Apply()
 	if err != nil {
-		return err
+		return allowCall("tgkill", err)
 	}
 	return p.evaluate(a, loss, r, abi)
 }
@@ -143,7 +143,7 @@ func (p *Policy) evaluate(a *Active, loss threads.Loss, r threads.Result, abi in
 		}
 	}
 	if err := r.NoNewPrivs.All(); err != nil {
-		return fmt.Errorf("no new privileges: %w", err)
+		return allowCall("prctl", fmt.Errorf("no new privileges: %w", err))
 	}
 	a.bounded = a.bounded || loss.Bounding && r.Bounding.All() == nil
 	switch err := r.Landlock.All(); {
@@ -172,7 +172,7 @@ func (p *Policy) check(a *Active) error {
 	case errors.Is(err, fs.ErrPermission):
 		a.addMissing(a.policy())
 	case !errors.Is(err, os.ErrNotExist):
-		return err
+		return allowCall("getdents64", err)
 	}
 	if a.Seccomp == "" {
 		return nil
@@ -199,7 +199,7 @@ func (a *Active) policy() error {
 func initPoller() error {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return allowCall("pipe2", err)
 	}
 	return errors.Join(r.Close(), w.Close())
 }

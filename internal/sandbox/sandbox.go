@@ -19,10 +19,19 @@ import (
 // to change the limit. A process that is not dumpable makes no core dump in any case.
 func Harden() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("sandbox: hide the memory from other processes: %w", err)
+		return fmt.Errorf("sandbox: %w", allowCall("prctl", fmt.Errorf("hide the memory from other processes: %w", err)))
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("sandbox: forbid core dumps: %w", err)
+		return fmt.Errorf("sandbox: %w", allowCall("prlimit64", fmt.Errorf("forbid core dumps: %w", err)))
 	}
 	return nil
+}
+
+// allowCall adds the remedy to err if a filter of the service or container, or a policy of the host,
+// refuses the system call.
+func allowCall(call string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	return fmt.Errorf("%w; allow %s in the filter of the service or container (SystemCallFilter=, seccomp profile) or in the security policy of this host", err, call)
 }

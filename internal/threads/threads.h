@@ -31,9 +31,9 @@ int threads_filtered(struct threads_step *r);
 extern void (*threads_first)(void);
 
 // threads_refused is called when the kernel refuses to create a thread, unless it is NULL.
-// tries is the number of earlier calls for the same thread. If it returns 0,
-// pthread_create fails.
-extern int (*threads_refused)(int tries);
+// tries is the number of earlier calls for the same thread, and why the error of pthread_create.
+// If it returns 0, pthread_create fails.
+extern int (*threads_refused)(int tries, int why);
 
 void threads_give_back(void);
 

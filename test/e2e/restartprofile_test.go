@@ -157,3 +157,25 @@ func TestStartBadProfile(t *testing.T) {
 		t.Errorf("exit code %d, want 1", code)
 	}
 }
+
+// TestRestartRefused checks that a limit or a filter from outside, with which the Go runtime cannot start, costs no guest
+// its TPM: systemd starts the service again.
+func TestRestartRefused(t *testing.T) {
+	t.Parallel()
+	strace := harness.Need(t, "strace", "strace")
+	for said, wrap := range map[string][]string{
+		"RLIMIT_NOFILE is 31 descriptors": {"prlimit", "--nofile=31"},
+		"the system call epoll_create1":   {strace, "-D", "-f", "-qq", "-o", os.DevNull, "-e", "inject=epoll_create1:error=EPERM"},
+		"create a thread: ":               {strace, "-D", "-f", "-qq", "-o", os.DevNull, "-e", "inject=clone3:error=EPERM"},
+	} {
+		k, _, _ := newProfiled(t, "")
+		check := k.fill(t)
+		k.end(t)
+		before := k.wrap
+		k.wrap = append(k.wrap[:len(k.wrap):len(k.wrap)], wrap...)
+		k.fails(t, said)
+		k.wrap = before
+		k.start(t)
+		check()
+	}
+}

@@ -118,10 +118,16 @@ bool early_daemon(int argc, char **argv)
 	return daemon;
 }
 
-static void fail(const char *program, const char *what, const char *hint)
+static void fail(const char *program, const char *what)
 {
-	const char *base = strrchr(program, '/');
+	const char *base = strrchr(program, '/'), *hint = "";
 
+	if (early_forbidden(errno))
+		hint = "; " ALLOW_CALL;
+	else if (errno == EMFILE || errno == ENFILE)
+		hint = "; raise ulimit -n, LimitNOFILE= or fs.file-max";
+	else if (errno == EAGAIN)
+		hint = "; the limit of processes is reached: raise ulimit -u, LimitNPROC= or TasksMax=";
 	dprintf(STDERR_FILENO, "%s: --daemon: %s: %s%s\n", base ? base + 1 : program, what, strerror(errno), hint);
 	_exit(EXIT_FAILURE);
 }
@@ -200,21 +206,21 @@ static void detach(const char *program)
 	sigset_t ending, mask;
 
 	if (pipe2(p, O_CLOEXEC) < 0)
-		fail(program, "make a pipe", "");
+		fail(program, "make a pipe");
 	if ((p[1] = up(p[1])) < 0 || (p[0] = up(p[0])) < 0)
-		fail(program, "make a pipe", "");
+		fail(program, "make a pipe");
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null < 0)
-		fail(program, "open /dev/null", "");
+		fail(program, "open /dev/null");
 	if ((null = up(null)) < 0)
-		fail(program, "open /dev/null", "");
+		fail(program, "open /dev/null");
 	sigemptyset(&ending);
 	sigaddset(&ending, SIGTERM);
 	sigaddset(&ending, SIGINT);
 	sigprocmask(SIG_BLOCK, &ending, &mask);
 	child = fork();
 	if (child < 0)
-		fail(program, "start the process in the background", "; the limit of processes may be reached");
+		fail(program, "start the process in the background");
 	if (child > 0) {
 		close(p[1]);
 		launch(p[0], &mask);
@@ -292,13 +298,16 @@ static void one_processor(void)
 		threads_first = all_processors;
 }
 
-// Of the verbs, only "run" is affected.
+// Of the verbs, only "run" is affected; all need the system calls of early_calls.
 #ifdef __GLIBC__ // other C libraries do not pass the arguments to a constructor
 __attribute__((constructor)) static void early(int argc, char **argv)
 {
+	if (argc >= 2 && interface(argv[1]))
+		capabilities(argc, argv);
+	early_remember();
+	early_calls();
 	if (argc < 2 || (!interface(argv[1]) && strcmp(argv[1], "run")))
 		return;
-	capabilities(argc, argv);
 	early_limits();
 	threads_refused = early_refused;
 	if (early_daemon(argc - 1, argv + 1))

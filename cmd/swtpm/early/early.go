@@ -2,8 +2,8 @@
 
 // Package early works before the Go runtime starts, while the process has one thread: it
 // forks for --daemon, and gives up privileges for all later threads. Importing it is
-// enough, because a C constructor reads the command line. Verbs other than run are not
-// affected.
+// enough, because a C constructor reads the command line. For verbs other than run it only checks
+// that the system calls of the Go runtime are not refused.
 //
 // --daemon needs a fork only: neither an exec, which AppArmor profiles of swtpm forbid, nor
 // /proc. The launcher waits until daemon.Notifier.Ready writes a byte into the pipe. If

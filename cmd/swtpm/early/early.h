@@ -10,10 +10,19 @@ extern int early_ready, early_null;
 // interface.
 bool early_daemon(int argc, char **argv);
 
-// See limits.c and refused.c.
+// See limits.c, calls.c and refused.c.
 void early_limits(void);
-int early_refused(int tries);
+void early_calls(void);
+int early_forbidden(int why);
+int early_refused(int tries, int why);
 void early_serve(void);
+
+// early_fail ends a start that cannot succeed, after its message. See fail.c.
+void early_remember(void);
+_Noreturn void early_fail(void);
+
+// The remedy for a system call that is refused.
+#define ALLOW_CALL "allow it in the filter of the service or container: SystemCallFilter=, or the seccomp profile"
 
 // early_event creates an eventfd(2). early_catch makes a signal increment it.
 int early_event(void);

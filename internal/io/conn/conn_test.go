@@ -405,7 +405,7 @@ func TestNewFails(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}
-	if _, left := unix.FcntlInt(uintptr(free), unix.F_GETFD, 0); err != unix.EMFILE || left != unix.EBADF {
+	if _, left := unix.FcntlInt(uintptr(free), unix.F_GETFD, 0); !errors.Is(err, unix.EMFILE) || left != unix.EBADF {
 		t.Errorf("New() = %v, and descriptor %d: %v; want EMFILE and EBADF", err, free, left)
 	}
 }

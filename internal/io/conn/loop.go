@@ -264,13 +264,13 @@ func (s *Server) accept() {
 	fd, err := s.listen.TryAccept()
 	switch err {
 	case nil:
-	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-		s.pause = time.Now().Add(shortWait)
+	case unix.EAGAIN, unix.EINTR, unix.ECONNABORTED:
 		return
 	case unix.EINVAL, unix.EBADF:
 		s.listen = nil // it is closed
 		return
-	default:
+	default: // no descriptors or memory, or a policy refuses: the client still waits, so the next wait would not wait
+		s.pause = time.Now().Add(shortWait)
 		return
 	}
 	if victim != nil {

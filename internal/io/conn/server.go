@@ -2,6 +2,7 @@ package conn
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,7 +84,7 @@ var ErrBusy = errors.New("a data channel already exists")
 func New(o Options) (*Server, error) {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
 	s := &Server{opt: o, wake: wake, ended: make(chan struct{}), only: -1, counts: &handover.Counts{}}
 	s.set.Buf, s.set.Fixed = make([]byte, o.Buffer), o.Fixed
@@ -91,7 +92,7 @@ func New(o Options) (*Server, error) {
 		s.opt.Wait = (*handover.Set).Poll
 	} else if s.set.Epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		_ = unix.Close(wake)
-		return nil, err
+		return nil, fmt.Errorf("create an epoll set: %w", err)
 	}
 	if o.Plain && o.Save == nil && o.Changed == nil {
 		s.set.Counts, s.set.MayClose = s.counts, o.LastLeft == nil
