@@ -111,7 +111,7 @@ func (l *line) listen(p *endpointOptions, hasPort bool) error {
 		}
 	}
 	if p.port < 0 {
-		return refusal("No valid port number provided for TCP socket.")
+		return refuse("No valid port number provided for TCP socket. Give a port from 0 to 65535 with port=, --port or TPM_PORT.")
 	}
 	return p.tcp(e, "TCP socket port outside valid range")
 }
@@ -152,7 +152,7 @@ func (l *line) exits(code int) func() error {
 func (l *line) device() error {
 	if l.cfg.Interface.Name == "" {
 		l.code = cuseNoName
-		return refusal("Error: device name missing")
+		return refusal("Error: device name missing; give --name NAME")
 	}
 	l.cfg.Daemon = l.cfg.PrintInfo == 0
 	l.cfg.State.Create = true // Compat: C-129: only here

@@ -88,7 +88,7 @@ func (l *line) setPort(arg string) error {
 		return refuse("Cannot parse socket port number '%s'.", arg)
 	}
 	if port > 65535 {
-		return refusal("Port is outside valid range.")
+		return refuse("Port is outside valid range. %d is not between 0 and 65535.", port)
 	}
 	l.port = fmt.Sprint(port)
 	l.given["server"] = "type=tcp,disconnect"
@@ -144,14 +144,14 @@ func (l *line) setFD(arg string) error {
 	fd, ok := parseFD(arg)
 	if !ok {
 		what := map[string]string{"socket": "socket", "chardev": "character device"}[l.word()]
-		return refuse("Cannot parse %s file descriptor.", what)
+		return refuse("Cannot parse %s file descriptor. '%s' is not the number of a descriptor.", what, arg)
 	}
 	kind, err := fdType(fd)
 	switch {
 	case l.foreign:
 		kind = unix.S_IFSOCK
 	case err != nil:
-		return refuse("Cannot stat file descriptor: %s", cli.Strerror(err))
+		return refuse("Cannot stat file descriptor: %s; let the program that starts this one pass descriptor %d", cli.Strerror(err), fd)
 	}
 	switch kind {
 	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFBLK, unix.S_IFLNK:

@@ -194,10 +194,10 @@ func TestEnvironment(t *testing.T) {
 		{"65535", "--server type=tcp", 65535, ""},
 		{"9", "--server port=8", 8, ""},
 		{"9", "-p 8", 8, ""},
-		{"abc", "--server type=tcp", 0, "swtpm: No valid port number provided for TCP socket."},
-		{"-1", "--server type=tcp", 0, "swtpm: No valid port number provided for TCP socket."},
-		{"9", "--server port=-1", 0, "swtpm: No valid port number provided for TCP socket."},
-		{"65536", "--server type=tcp", 0, "swtpm: TCP socket port outside valid range"},
+		{"abc", "--server type=tcp", 0, "swtpm: No valid port number provided for TCP socket. Give a port from 0 to 65535 with port=, --port or TPM_PORT."},
+		{"-1", "--server type=tcp", 0, "swtpm: No valid port number provided for TCP socket. Give a port from 0 to 65535 with port=, --port or TPM_PORT."},
+		{"9", "--server port=-1", 0, "swtpm: No valid port number provided for TCP socket. Give a port from 0 to 65535 with port=, --port or TPM_PORT."},
+		{"65536", "--server type=tcp", 0, "swtpm: TCP socket port outside valid range; 65536 is not between 0 and 65535"},
 		{"9", "--ctrl type=tcp", 0, "swtpm: Missing port and fd options for TCP control channel"},
 	} {
 		env := func(name string) string { return map[string]string{"TPM_PORT": tt.port}[name] }
@@ -252,10 +252,10 @@ func TestDescriptors(t *testing.T) {
 		{"-f " + dev, ""},
 		{"-f " + sock, ""},
 		{"-f 0 zz", "swtpm: Unknown parameter 'zz'"},
-		{"--server fd=" + dev, "swtpm: Bad filedescriptor " + dev + " for TCP socket"},
-		{"--ctrl type=unixio,fd=" + reg, "swtpm: Bad filedescriptor " + reg + " for UnixIO control channel"},
+		{"--server fd=" + dev, "swtpm: Bad filedescriptor " + dev + " for TCP socket; let the program that starts this one pass a socket as " + dev},
+		{"--ctrl type=unixio,fd=" + reg, "swtpm: Bad filedescriptor " + reg + " for UnixIO control channel; let the program that starts this one pass a socket as " + reg},
 		{"--ctrl type=unixio,clientfd=" + sock, ""},
-		{"--pid fd=" + dev, "swtpm: Bad filedescriptor " + dev + " for pid file"},
+		{"--pid fd=" + dev, "swtpm: Bad filedescriptor " + dev + " for pid file; let the program that starts this one pass a regular file as " + dev},
 		{"--pid fd=" + reg, ""},
 	} {
 		if _, err := Classic("socket", strings.Fields(tt.args), noEnv); errText(err) != tt.want {

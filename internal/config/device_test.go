@@ -38,7 +38,7 @@ func TestChardev(t *testing.T) {
 		{"--vt --flags not-need-init --locality allow-set-locality=false", proxy},
 		{"--print-info 1", with(func(c *Config) { c.choose("chardev"); c.PrintInfo = 1 })},
 		{"", "swtpm: Error: Missing character device or file descriptor"},
-		{"-f x", "swtpm: Cannot parse character device file descriptor."},
+		{"-f x", "swtpm: Cannot parse character device file descriptor. 'x' is not the number of a descriptor."},
 		{"-f 1", "swtpm: Given file descriptor type is not supported."},
 		{"--vtpm-proxy -c /dev/x", "swtpm: Cannot use vTPM proxy with a provided device."},
 		{"--vtpm-proxy -f " + number, "swtpm: Cannot use vTPM proxy with a provided device."},

@@ -188,10 +188,10 @@ func (p *endpointOptions) keys(ks keys, hint string) keys {
 	}...)
 }
 
-// tcp makes e the TCP socket of p. out is the error text for a port that is too large.
+// tcp makes e the TCP socket of p. out begins the error text for a port that is too large.
 func (p *endpointOptions) tcp(e *Endpoint, out string) error {
 	if p.port > 65535 {
-		return refusal(out)
+		return refuse("%s; %d is not between 0 and 65535", out, p.port)
 	}
 	ip, err := netip.ParseAddr(p.addr)
 	switch {
@@ -222,7 +222,7 @@ func (p *endpointOptions) unix(e *Endpoint) error {
 // the command line. use describes the descriptor in the error message.
 func (l *line) inherit(e *Endpoint, kind EndpointKind, fd int, use string) error {
 	if !l.foreign && !isSocket(fd) {
-		return refuse("Bad filedescriptor %d for %s", fd, use)
+		return refuse("Bad filedescriptor %d for %s; let the program that starts this one pass a socket as %d", fd, use, fd)
 	}
 	e.Kind, e.FD = kind, fd
 	return nil

@@ -14,7 +14,7 @@ var mistakesLong = strings.Repeat("a", 200)
 var mistakesCases = []struct{ src, want string }{
 	{`mod = "0600"`, `f:5:1: [tpmstate] mod: unknown key; did you mean "mode"?`},
 	{`  "mod" = "0600"`, `f:5:3: [tpmstate] mod: unknown key; did you mean "mode"?`},
-	{`xyzzy = 1`, `f:5:1: [tpmstate] xyzzy: unknown key`},
+	{`xyzzy = 1`, `f:5:1: [tpmstate] xyzzy: unknown key; swtpm.toml(5) lists the keys`},
 	{`mode = "0999"`, `f:5:8: [tpmstate] mode: invalid value "0999"; must be an octal mode in quotes, "0000" to "0777"`},
 	{`mode = "1777"`, `f:5:8: [tpmstate] mode: invalid value "1777"; must be an octal mode in quotes, "0000" to "0777"`},
 	{`mode = 0o600`, `f:5:8: [tpmstate] mode: invalid value 384; must be an octal mode in quotes, "0000" to "0777"`},
@@ -84,7 +84,7 @@ var mistakesCases = []struct{ src, want string }{
 	{"[interface]\nserver = \"unix:x\"\nuid = \"no-such-user\"", `f:7:7: [interface] uid: invalid value "no-such-user"; must be the name or number of a user that exists`},
 	{"[sandbox]\nseccomp = \"trap\"", `f:6:11: [sandbox] seccomp: invalid value "trap"; must be "kill", "log" or "none"`},
 	{"[sandbox]\nlandlock = \"on\"", `f:6:12: [sandbox] landlock: invalid value "on"; must be "best-effort", "require" or "off"`},
-	{"[sandbox]\naction = \"log\"", `f:6:1: [sandbox] action: unknown key`},
+	{"[sandbox]\naction = \"log\"", `f:6:1: [sandbox] action: unknown key; swtpm.toml(5) lists the keys`},
 	{"[log]\nfile = \"a\"\nfd = 5", `f:7:1: [log] fd: conflicts with file; write only one of file, fd`},
 	{"[log]\nlevel = -1", `f:6:9: [log] level: invalid value -1; must be a whole number from 0 to 2147483647`},
 	{"[pid]", `f:5:2: [pid]: incomplete; write one of file, fd`},

@@ -79,6 +79,8 @@ func missingHint(file string, err error) string {
 		return fmt.Sprintf("; copy %s there, or give the path of another profile", example("vm1"+suffix, exampleDirs))
 	case errors.Is(err, syscall.EISDIR):
 		return "; give the path of a file in it"
+	case errors.Is(err, fs.ErrPermission):
+		return "; let this user read the file and enter its directory"
 	}
 	return ""
 }
@@ -299,7 +301,10 @@ func (p *loader) advice(table, name string, ks keys) string {
 			return "; in a profile, write " + k.hint
 		}
 	}
-	return Nearest(name, ks.names())
+	if near := Nearest(name, ks.names()); near != "" {
+		return near
+	}
+	return "; swtpm.toml(5) lists the keys"
 }
 
 func (p *loader) fail(at position, key, format string, args ...any) {

@@ -163,7 +163,7 @@ func (l *line) pid() error {
 	case p.FD < 0:
 		return refusal("The file or fd parameter is required for the pid option.")
 	case !l.foreign && !isRegular(p.FD):
-		return refuse("Bad filedescriptor %d for pid file", p.FD)
+		return refuse("Bad filedescriptor %d for pid file; let the program that starts this one pass a regular file as %d", p.FD, p.FD)
 	}
 	return nil
 }

@@ -33,6 +33,9 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 		k := ks.suboption(name)
 		if k == nil || text == "" {
 			hint := pathHint(tokens[:i], token, ks.known(option))
+			if k != nil {
+				hint = "; " + name + " needs a value"
+			}
 			return nil, fmt.Errorf("Unknown option '%s'%s", token, hint) //lint:ignore ST1005 the words of the reference
 		}
 		fill, err := k.value.parse(text)
