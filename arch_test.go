@@ -61,7 +61,7 @@ var arrows = map[string][]string{
 	"test/record":                    {"internal/config", "internal/nv", "internal/sandbox"},
 	"test/store/lab":                 {"test/harness"},
 	"internal/capture":               {"internal/safefile", "internal/tpm"},
-	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/config", "internal/offline",
+	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/config", "internal/doctor", "internal/offline",
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl", "internal/nv", "internal/nv/backend", "internal/nv/generation",
 		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/ledger", "internal/tpm", "internal/program"},
 	"internal/setup/manufacture": {"internal/ca", "internal/ca/cert", "internal/cli", "internal/tpm"},

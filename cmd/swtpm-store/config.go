@@ -70,7 +70,7 @@ func load(file string) (*config, error) {
 	c.Lease.Wait.Duration, c.Lease.GiveUp.Duration = 1500*time.Millisecond, time.Minute
 	src, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, fmt.Errorf("configuration: %w; name a readable file with --config; swtpm-store.toml(5) describes it", err)
 	}
 	var tree map[string]any
 	if _, err = toml.Decode(string(src), &tree); err == nil {

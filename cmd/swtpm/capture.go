@@ -4,6 +4,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/capture"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul"
 )
 
@@ -27,7 +28,7 @@ func openCapture(cfg *config.Config, log *daemon.Log) (r emul.TrafficRecorder, s
 	}
 	c, err := capture.Open(o)
 	if err != nil {
-		return nil, func() {}, err
+		return nil, func() {}, doctor.AppendRemedy(err, doctor.Output(err))
 	}
 	return c, c.Close, nil
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 )
@@ -46,7 +47,7 @@ func newProxy(cfg *config.Config) (int, error) {
 func openCharacter(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return -1, fmt.Errorf("Cannot open %s: %w", path, err) //lint:ignore ST1005 the words of the reference
+		return -1, doctor.AppendRemedy(fmt.Errorf("Cannot open %s: %w", path, err), doctor.Path(err)) //lint:ignore ST1005 the words of the reference
 	}
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFCHR {

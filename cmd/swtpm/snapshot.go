@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -126,6 +127,9 @@ func fetchSnapshot(ctx context.Context, network, address string, plain bool) (*t
 	c, err := dialControl(ctx, network, address)
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, fmt.Errorf("the TPM is not running; use swtpm state export: %w", err)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w; run this as root or as the user of the TPM", err)
 	}
 	if err != nil {
 		return nil, err

@@ -89,7 +89,7 @@ func inspectState(w *stateTarget, asJSON bool) error {
 	defer s.Close()
 	r, err := s.Inspect()
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	if !asJSON {
 		return say("%s", r.Text())
@@ -184,9 +184,6 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		next = w.key
 	}
 	names, err := s.Rekey(next, version1)
-	if errors.Is(err, seal.ErrVersion1) {
-		err = doctor.AppendRemedy(err, w.remedies().State(err))
-	}
 	if err != nil {
 		return w.explain(err)
 	}
@@ -236,7 +233,7 @@ func stateAccept(f *pflag.FlagSet) action {
 		defer s.Close()
 		r, err := s.Accept()
 		if err != nil {
-			return err
+			return w.explain(err)
 		}
 		return log.say(fmt.Sprintf("%s: TPM %s: accepted as generation %d of %s", w.where, s.Version(), r.Generation, r.Identity))
 	})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/safefile"
@@ -40,7 +41,7 @@ func (p *passFlags) read() (*seal.Passphrase, error) {
 	}
 	pass, err := seal.ReadPassphrase(p.file, p.fd)
 	if err != nil {
-		return nil, err
+		return nil, doctor.AppendRemedy(err, doctor.Input(err))
 	}
 	for _, text := range pass.Warnings() {
 		warnf("%s", text)
@@ -92,14 +93,14 @@ func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) 
 	defer s.Close()
 	encrypted, err := s.Encrypted()
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	if encrypted && w.key == nil {
 		sealed = true
 	}
 	a, err := s.Export(sealed, "swtpm-go "+program.Version)
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	defer a.Wipe()
 	b, err := a.Encode(passBytes(pass))
@@ -159,7 +160,7 @@ func (w *importVerb) readArchive() (*offline.Archive, error) {
 	defer pass.Close()
 	b, err := safefile.ReadInput(w.files[0], offline.MaxArchive)
 	if err != nil {
-		return nil, err
+		return nil, doctor.AppendRemedy(err, doctor.Input(err))
 	}
 	defer seal.Wipe(b)
 	a, err := offline.Decode(b, passBytes(pass))
@@ -199,7 +200,7 @@ func (w *importVerb) run() error {
 	}
 	defer s.Close()
 	if err := s.Import(a, e, w.replace); err != nil {
-		return w.explain(fmt.Errorf("%s: %w", w.files[0], err))
+		return w.explainAccess(fmt.Errorf("%s: %w", w.files[0], err)) // err may concern the key of the archive
 	}
 	how := "plain"
 	if w.key != nil {
@@ -233,7 +234,7 @@ type newFile struct {
 func createNew(path string) (n *newFile, err error) {
 	n = &newFile{path: path}
 	if n.dir, err = safefile.OpenWith(filepath.Dir(path), safefile.Options{}); err != nil {
-		return nil, err
+		return nil, doctor.AppendRemedy(err, doctor.Path(err))
 	}
 	n.f, err = n.dir.Create(filepath.Base(path), 0o600)
 	if err == nil {
@@ -248,9 +249,9 @@ func createNew(path string) (n *newFile, err error) {
 	}
 	_ = n.dir.Close()
 	if errors.Is(err, os.ErrExist) {
-		err = fmt.Errorf("%s already exists; remove it or name another file", path)
+		return nil, fmt.Errorf("%s already exists; remove it or name another file", path)
 	}
-	return nil, err
+	return nil, doctor.AppendRemedy(err, doctor.Output(err))
 }
 
 // openEmpty opens and locks the existing file if a verb could have left it: it is empty, belongs to
@@ -272,17 +273,15 @@ func (n *newFile) openEmpty() *safefile.File {
 
 // write writes b, and waits until the file is on the disk.
 func (n *newFile) write(b []byte) error {
-	if _, err := n.f.Write(b); err != nil {
-		return err
+	_, err := n.f.Write(b)
+	if err == nil {
+		err = n.f.Sync()
 	}
-	if err := n.f.Sync(); err != nil {
-		return err
+	if err == nil {
+		err = n.dir.Sync()
 	}
-	if err := n.dir.Sync(); err != nil {
-		return err
-	}
-	n.written = true
-	return nil
+	n.written = err == nil
+	return doctor.AppendRemedy(err, doctor.Output(err))
 }
 
 // close removes the file if it is incomplete, and closes it. The lock of the file lasts until it

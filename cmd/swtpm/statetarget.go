@@ -226,16 +226,39 @@ func (w *stateTarget) openUnconfined(how access) (*offline.State, error) {
 	return s, w.explain(err)
 }
 
-// explain returns err, which concerns the stored state, with a remedy if libtpms is too old for the state, or
-// if the operating system refused an access to something that exists. The other errors of the verbs name what to
-// do themselves.
+// explain returns err, which concerns the stored state, with its remedy if one is known.
 func (w *stateTarget) explain(err error) error {
+	switch {
+	case isSealed(err):
+		return doctor.AppendRemedy(err, w.remedies().State(err))
+	case errors.Is(err, offline.ErrNone) && w.profile == "":
+		return doctor.AppendRemedy(err, "correct --tpmstate, or create the TPM with swtpm_setup or its first start")
+	case errors.Is(err, offline.ErrNone):
+		return doctor.AppendRemedy(err, "correct [tpmstate], or create the TPM with swtpm_setup or its first start")
+	}
+	return w.explainAccess(err)
+}
+
+// explainAccess returns err with a remedy if libtpms is too old for the state, or if the operating system refused
+// an access to something that exists. The other errors of the verbs name what to do themselves.
+func (w *stateTarget) explainAccess(err error) error {
 	_, old := errors.AsType[*emul.TooNewError](err)
 	_, refused := errors.AsType[syscall.Errno](err)
 	if old || refused && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, nv.ErrLocked) {
 		return doctor.AppendRemedy(err, w.remedies().State(err))
 	}
 	return err
+}
+
+// isSealed reports whether err concerns the key or the contents of a stored item.
+func isSealed(err error) bool {
+	for _, kind := range []error{seal.ErrMAC, seal.ErrNotEncrypted, seal.ErrEncrypted, seal.ErrKeySize, seal.ErrNoKey,
+		seal.ErrVersion1, seal.ErrVersion, seal.ErrChecksum, seal.ErrContent, seal.ErrLength, seal.ErrHeader} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
 }
 
 // readKeyArg reads the key that the argument of an option names, nil for "".

@@ -47,7 +47,7 @@ func useFD(o Options) error {
 		return fail(err)
 	}
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {
-		return fail(errors.New("not open for writing"))
+		return fail(errors.New("not open for writing; let the program that starts this one open it for writing, or name a file"))
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(o.FD, &st); err != nil {
@@ -75,7 +75,7 @@ func begin(fd int, o Options) error {
 	if err := unix.Fchmod(fd, mode); err != nil {
 		var st unix.Stat_t
 		if unix.Fstat(fd, &st) != nil || st.Mode&0o7777 != mode {
-			return fmt.Errorf("set mode %#o: %w; choose a file of this user, on a file system that keeps modes", o.Mode, err)
+			return fmt.Errorf("set mode %#o: %v; choose a file of this user, on a file system that keeps modes", o.Mode, err)
 		}
 	}
 	if o.Truncate {

@@ -149,7 +149,7 @@ func checkWritable(fd int) error {
 		return fmt.Errorf("log: fd %d: %w", fd, err)
 	}
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {
-		return fmt.Errorf("log: fd %d is not open for writing", fd)
+		return fmt.Errorf("log: fd %d is not open for writing; let the program that starts this one open it for writing, or name a file", fd)
 	}
 	return nil
 }

@@ -204,7 +204,7 @@ func TestLogFD(t *testing.T) {
 		t.Fatal(err)
 	}
 	fd := int(ro.Fd())
-	want := fmt.Sprintf("log: fd %d is not open for writing", fd)
+	want := fmt.Sprintf("log: fd %d is not open for writing; let the program that starts this one open it for writing, or name a file", fd)
 	if _, err := OpenLog(LogOptions{Given: true, FD: fd}); err == nil || err.Error() != want {
 		t.Errorf("OpenLog of a read-only fd = %v, want %s", err, want)
 	}

@@ -120,8 +120,12 @@ func ofState() []entry {
 		{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
 		{syscall.ENAMETOOLONG, "choose a shorter path for the state"},
 		{syscall.ELOOP, "name the file or directory itself, not a link to it"},
+		{syscall.ENOSYS, allowCall},
 	}
 }
+
+// allowCall is the remedy for a system call that the kernel lacks, or that a filter refuses.
+const allowCall = "allow the call in the filter of the service or container: SystemCallFilter=, or the seccomp profile"
 
 // badState is the remedy for a state that the engine has read and rejected.
 const badState = "restore the state from a backup, or use the libtpms that wrote it"
@@ -144,16 +148,28 @@ func (s Remedies) State(err error) string {
 	return ""
 }
 
-// output has the remedies for a log or pid file that cannot be opened.
-var output = []entry{
-	{syscall.ENOENT, "create its directory, or correct the path"},
-	{syscall.EACCES, "let this user write to it and its directory, or choose another"},
-	{syscall.EROFS, "choose a directory that can be written to, or add it to the unit with ReadWritePaths="},
+// passFD is the remedy for a descriptor that was not passed, or not open in the right way.
+const passFD = "let the program that starts this one pass an open descriptor, or name a file"
+
+// ofOutput returns the remedies for a file that is written: the log, the pid file, a recording or an archive.
+func ofOutput() []entry {
+	return []entry{
+		{fs.ErrNotExist, "create its directory, or correct the path"},
+		{fs.ErrPermission, "let this user write to it and its directory, or choose another"},
+		{syscall.EROFS, "choose a directory that can be written to, or add it to the unit with ReadWritePaths="},
+		{syscall.EISDIR, "name a file in it"},
+		{syscall.ENOTDIR, "correct the path"},
+		{syscall.ENAMETOOLONG, "choose a shorter path"},
+		{syscall.ENOSPC, "free space on that file system, or choose another"},
+		{syscall.EDQUOT, "give the user more space on that file system, or choose another"},
+		{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
+		{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
+		{syscall.EBADF, passFD},
+	}
 }
 
-// Output returns the remedy for a log or pid file that cannot be opened, "" if none is
-// known.
-func Output(err error) string { return CommandLine.find(output, err) }
+// Output returns the remedy for a file that cannot be opened or written, "" if none is known.
+func Output(err error) string { return CommandLine.find(ofOutput(), err) }
 
 // The remedies for an address that cannot be used.
 var (
@@ -162,12 +178,19 @@ var (
 		{syscall.EACCES, "let this user write to the directory of the socket, or choose another"},
 		{syscall.EROFS, "choose a directory that can be written to, or add it to the unit with ReadWritePaths="},
 		{syscall.EADDRINUSE, "remove the socket that a previous process left, or choose another path"},
+		{syscall.ENAMETOOLONG, "choose a shorter path"},
+		{syscall.ENOTDIR, "correct the path"},
+		{syscall.ENOSPC, "free space on that file system, or choose another"},
+		{syscall.EPERM, allowCall},
+		{syscall.ENOSYS, allowCall},
 	}
 	tcpSockets = []entry{
 		{syscall.EACCES, "choose a port from 1024 on"},
 		{syscall.EADDRINUSE, "stop the process that listens there, or choose another port"},
 		{syscall.EAFNOSUPPORT, "give the unit the network with tcp.conf, or take the port from a .socket unit, \"systemd:ctrl\""},
 		{syscall.EADDRNOTAVAIL, "correct the address, which this machine does not have"},
+		{syscall.EPERM, allowCall},
+		{syscall.ENOSYS, allowCall},
 	}
 )
 
@@ -188,8 +211,24 @@ func ofKeys() []entry {
 	return []entry{
 		{fs.ErrNotExist, "correct the path, or restore the file"},
 		{fs.ErrPermission, "let this user read the file, or, in a unit, pass it with LoadCredential= and [key] credential"},
+		{syscall.EBADF, passFD},
 	}
 }
+
+// ofInput returns the remedies for another file that cannot be read.
+func ofInput() []entry {
+	return []entry{
+		{fs.ErrNotExist, "correct the path"},
+		{fs.ErrPermission, "let this user read the file and enter its directory (chown, chmod, setfacl)"},
+		{syscall.EISDIR, "name a file in it"},
+		{syscall.ENOTDIR, "correct the path"},
+		{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
+		{syscall.EBADF, passFD},
+	}
+}
+
+// Input returns the remedy for a file that cannot be read, "" if none is known.
+func Input(err error) string { return CommandLine.find(ofInput(), err) }
 
 // Key returns the remedy for a key file that cannot be opened, "" if none is known.
 func Key(err error) string { return CommandLine.find(ofKeys(), err) }

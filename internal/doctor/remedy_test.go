@@ -18,7 +18,7 @@ import (
 // TestSettings checks that no remedy for a profile names an option of the command line, nor
 // the other way round, and that all settings in the texts have a name.
 func TestSettings(t *testing.T) {
-	tables := [][]entry{ofState(), output, ofKeys(), ofPaths(), unixSockets, tcpSockets}
+	tables := [][]entry{ofState(), ofOutput(), ofKeys(), ofInput(), ofPaths(), unixSockets, tcpSockets}
 	for _, table := range tables {
 		for _, e := range table {
 			for s, foreign := range map[Remedies]string{CommandLine: "[tpmstate]", Profile: "--tpmstate"} {

@@ -99,11 +99,11 @@ const (
 
 // The errors of Decode.
 var (
-	errNotArchive = errors.New("not an archive of a TPM's state")
+	errNotArchive = errors.New("not an archive of a TPM's state; name a file that swtpm state export or snapshot has written")
 	errArchive    = errors.New("the archive is damaged")
 	errPassphrase = errors.New("wrong passphrase, or the archive is damaged")
 	errNeedPass   = errors.New("the archive is under a passphrase; give it with --passphrase-file")
-	errNoPass     = errors.New("unexpected passphrase: the archive has none")
+	errNoPass     = errors.New("unexpected passphrase: the archive has none; leave out the option of the passphrase")
 )
 
 // Encode returns the encoded archive, encrypted unless pass is nil. The caller should

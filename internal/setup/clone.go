@@ -9,6 +9,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
@@ -102,7 +103,7 @@ func (p *program) readOriginal(ctx context.Context) error {
 	}
 	var err error
 	if p.original, err = p.openOriginal(); err != nil {
-		return cli.Complain("Could not read the source: %v", err)
+		return cli.Complain("Could not read the source: %v", doctor.AppendRemedy(err, doctor.Path(err)))
 	}
 	if o.fromProfile && o.version() != p.original.version {
 		return cli.Complain("The source is a TPM %s, but the profile is for a TPM %s.", p.original.version, o.version())

@@ -42,8 +42,10 @@ func (m *messages) print(w io.Writer, format string, args ...any) {
 	if m.before != nil {
 		m.before()
 	}
-	// There is no other way to report a failure.
-	_, _ = fmt.Fprintln(w, prog.Printable(fmt.Sprintf(format, args...)))
+	line := prog.Printable(fmt.Sprintf(format, args...))
+	if _, err := fmt.Fprintln(w, line); err != nil && m.file != nil {
+		_, _ = fmt.Fprintf(m.stderr, "Error writing to the log file %s: %s\n%s\n", m.file.Name(), cli.Strerror(err), line)
+	}
 }
 
 func (m *messages) close() {

@@ -35,7 +35,7 @@ func (p *program) make(ctx context.Context, loc *location, plan *plan) error {
 	}
 	switch {
 	case err != nil:
-		p.log.Errorf("%v", err)
+		p.log.Errorf("%v", withRemedy(err))
 		p.log.Errorf("An error occurred. Authoring the TPM state failed.")
 		return errReported
 	case made:

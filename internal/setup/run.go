@@ -17,8 +17,11 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/doctor"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
@@ -70,9 +73,18 @@ func Run(ctx context.Context, args []string, s Environment) error {
 		fmt.Fprintln(s.Stderr, prog.PrintableLine(fmt.Sprintf("%s: %v", s.Name, bad)))
 		p.usage()
 	default:
-		p.log.Errorf("%v", err)
+		p.log.Errorf("%v", withRemedy(err))
 	}
 	return err
+}
+
+// withRemedy adds what to do about a state that is locked, or that the operating system refused to read or store. The
+// messages in the words of the reference wrap no such error, and stay as they are.
+func withRemedy(err error) error {
+	if _, refused := errors.AsType[syscall.Errno](err); !refused && !errors.Is(err, nv.ErrLocked) {
+		return err
+	}
+	return doctor.AppendRemedy(err, doctor.CommandLine.State(err))
 }
 
 // run runs the program for a command line with options or one with profiles.

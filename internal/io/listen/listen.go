@@ -121,7 +121,7 @@ func openUnix(e config.Endpoint) (*Listener, error) {
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: socket: %w", name, err)
 	}
 	fi, err := bindUnix(fd, e)
 	if err != nil {
@@ -154,7 +154,9 @@ func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
 	}
 	defer func() { _ = f.Close() }()
 	if err = permit(int(f.Fd()), made, e); err == nil {
-		err = unix.Listen(fd, backlog)
+		if err = unix.Listen(fd, backlog); err != nil {
+			err = fmt.Errorf("listen: %w", err)
+		}
 	}
 	if err != nil {
 		remove(e.Path, made)

@@ -22,7 +22,7 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: socket: %w", name, err)
 	}
 	if err := bindTCP(fd, sa); err != nil {
 		_ = unix.Close(fd)
@@ -30,7 +30,7 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: listen: %w", name, err)
 	}
 	if sa := sockname(fd); e.Port == 0 {
 		name = "tcp:" + addrPort(sa, addr).String() // the port that the kernel chose

@@ -93,7 +93,7 @@ func openFile(dir *safefile.Dir, name string, perm uint32, readOnly bool) (n *no
 		err = fmt.Errorf("%q is a symbolic link; one is followed only to a block device", dir.Path(name))
 	case err == nil:
 		if err = dir.Check(name, &st); errors.Is(err, safefile.ErrType) {
-			err = fmt.Errorf("%q is neither a regular file nor a block device", dir.Path(name))
+			err = fmt.Errorf("%q is neither a regular file nor a block device; name one of these, or a directory with dir://", dir.Path(name))
 		}
 	}
 	if err != nil && !(missing && !readOnly) {
