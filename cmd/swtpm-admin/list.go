@@ -80,7 +80,7 @@ func openHost(ctx context.Context) (h *fleet.Host, stop func()) {
 // collect lists the TPMs that match the patterns.
 func collect(ctx context.Context, h *fleet.Host, patterns []string) listing {
 	all, notes := h.Collect(ctx)
-	l := listing{fleet.Select(all, patterns), notes}
+	l := listing{fleet.SelectLocations(all, patterns), notes}
 	if l.TPMs == nil {
 		l.TPMs = []fleet.TPM{}
 	}

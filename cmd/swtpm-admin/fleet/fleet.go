@@ -28,7 +28,7 @@ import (
 const (
 	stateRunning  = "running"
 	stateStarting = "starting"
-	stateStopped  = "stopped"
+	stateStopped  = "stopped" // without a process, or by a signal such as SIGSTOP
 	stateFailed   = "failed"
 	stateUnproved = "unconfirmed" // a process that calls itself swtpm; nothing confirms it
 )
@@ -259,18 +259,29 @@ func (t *TPM) finish(now time.Time) {
 	if t.Started != nil {
 		t.Uptime = now.Sub(*t.Started).Seconds()
 	}
-	if t.State != stateRunning && t.State != stateUnproved {
+	if !t.hasStarted() && t.State != stateUnproved {
 		t.Restart = RestartNotNeeded
 		return
 	}
 	t.judge()
 }
 
-// match reports whether the TPM has one of the names, which are patterns of path.Match for
-// the name, the virtual machine or the unit. No name matches all.
-func (t *TPM) match(patterns []string) bool {
+// hasStarted reports whether a process has started the TPM, also if a signal has stopped that process.
+func (t *TPM) hasStarted() bool { return t.State == stateRunning || t.halted() }
+
+// halted reports whether a signal has stopped the process.
+func (t *TPM) halted() bool { return t.State == stateStopped && t.PID != 0 }
+
+// names returns what patterns match: the name, the virtual machine and the unit.
+func (t *TPM) names() []string {
+	return []string{t.Name, t.VM, t.Unit, strings.TrimSuffix(t.Unit, ".service")}
+}
+
+// match reports whether one of the patterns of path.Match matches one of the names. No pattern
+// matches all.
+func match(patterns, names []string) bool {
 	for _, p := range patterns {
-		for _, name := range []string{t.Name, t.VM, t.Unit, strings.TrimSuffix(t.Unit, ".service")} {
+		for _, name := range names {
 			if ok, _ := path.Match(p, name); ok && name != "" {
 				return true
 			}
@@ -289,12 +300,13 @@ func CheckPatterns(patterns []string) error {
 	return nil
 }
 
-// Select returns the TPMs that match the patterns.
-func Select(all []TPM, patterns []string) (chosen []TPM) {
-	for _, t := range all {
-		if t.match(patterns) {
-			chosen = append(chosen, t)
-		}
-	}
-	return chosen
+// Select returns the TPMs whose names match the patterns.
+func Select(all []TPM, patterns []string) []TPM {
+	return slices.DeleteFunc(slices.Clone(all), func(t TPM) bool { return !match(patterns, t.names()) })
+}
+
+// SelectLocations returns also the TPMs without a name that have a state whose location matches the
+// patterns. Any user can choose the location, so it selects TPMs to look at, and none to restart.
+func SelectLocations(all []TPM, patterns []string) []TPM {
+	return slices.DeleteFunc(slices.Clone(all), func(t TPM) bool { return !match(patterns, append(t.names(), t.locations()...)) })
 }

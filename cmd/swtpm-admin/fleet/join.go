@@ -69,6 +69,9 @@ func (s *snapshot) describe(p *process, u *Unit) TPM {
 	case !p.confirmed:
 		t.State = stateUnproved
 	}
+	if p.stopped && t.State == stateRunning {
+		t.State = stateStopped
+	}
 	return t
 }
 

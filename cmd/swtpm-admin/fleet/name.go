@@ -88,7 +88,7 @@ func (s *snapshot) ownsDirectory(p *process, n named) bool {
 // system user can, 2 if any user can.
 func (t *TPM) rank() int {
 	switch {
-	case t.Unit != "" && !t.foreign, t.State == stateStopped, t.Name == pidName(t.PID):
+	case t.Unit != "" && !t.foreign, t.State == stateStopped && !t.halted(), t.Name == pidName(t.PID):
 		return 0
 	case t.Manager != "manual" && !t.foreign && t.system():
 		return 1

@@ -99,11 +99,11 @@ func (t *TPM) ownerCell() string {
 func (t *TPM) ownerNote() string {
 	switch o := t.Owner; {
 	case o == nil || t.State == stateUnproved:
-	case o.Host != "" && !o.Here && t.State == stateRunning:
+	case o.Host != "" && !o.Here && t.hasStarted():
 		return fmt.Sprintf("host %s has taken the state over%s", o.Host, store.EpochText(o.Epoch))
 	case o.Host != "" && !o.Here && !strings.Contains(t.Verdict, o.Host):
 		return fmt.Sprintf("owned by host %s since %s%s", o.Host, o.Since.Format(time.RFC3339), store.EpochText(o.Epoch))
-	case !o.Exists && t.State == stateRunning:
+	case !o.Exists && t.hasStarted():
 		return "the cluster store does not have the state"
 	}
 	return ""

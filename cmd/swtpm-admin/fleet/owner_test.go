@@ -60,9 +60,9 @@ func TestOwners(t *testing.T) {
 		}
 		tpms[i].Reasons, tpms[i].Restart = nil, RestartNotNeeded
 		row := tpms[i].row(time.Now())
-		got := string(b) + " " + row[8] + " " + row[9] + " " + strings.TrimPrefix(row[len(row)-1], "-")
-		if got != want || row[7] != "in the store" {
-			t.Errorf("%s: %q, want %q; stored %q", name, got, want, row[7])
+		got := string(b) + " " + row[9] + " " + row[10] + " " + strings.TrimPrefix(row[len(row)-1], "-")
+		if got != want || row[8] != "in the store" {
+			t.Errorf("%s: %q, want %q; stored %q", name, got, want, row[8])
 		}
 	}
 

@@ -13,7 +13,7 @@ import (
 
 // Table returns the TPMs as lines for people, with a heading and a summary.
 func Table(tpms []TPM, now time.Time) string {
-	rows := [][]string{{"NAME", "VM", "TPM", "STATE", "UP", "CLIENTS", "COMMANDS", "STORED", "GEN", "OWNER", "ENCRYPTION", "SANDBOX", "LIBTPMS", "LIBCRYPTO", "NOTE"}}
+	rows := [][]string{{"NAME", "VM", "LOCATION", "TPM", "STATE", "UP", "CLIENTS", "COMMANDS", "STORED", "GEN", "OWNER", "ENCRYPTION", "SANDBOX", "LIBTPMS", "LIBCRYPTO", "NOTE"}}
 	for i := range tpms {
 		rows = append(rows, tpms[i].row(now))
 	}
@@ -80,7 +80,7 @@ func (t *TPM) row(now time.Time) []string {
 	if _, ok := t.inStore(); ok {
 		stored = strings.TrimSuffix("in the store, "+stored, ", ")
 	}
-	cells := []string{t.Name, t.VM, t.Version, t.State, up, number(t.Clients), number(t.Commands), stored,
+	cells := []string{t.Name, t.VM, t.shortLocation(), t.Version, t.State, up, number(t.Clients), number(t.Commands), stored,
 		number(t.Generation), t.ownerCell(), t.Encryption, strings.ReplaceAll(t.Sandbox, ", ", "+"), t.library(t.Libtpms), t.library(t.Libcrypto), t.note()}
 	for i := range cells {
 		cells[i] = cmp.Or(program.PrintableLine(cells[i]), "-")
@@ -103,7 +103,7 @@ func shorten(s string, n int) string {
 
 // library returns the cell of a library: nothing for a TPM that is off.
 func (t *TPM) library(l *loadedFile) string {
-	if t.State != stateRunning {
+	if !t.hasStarted() {
 		return ""
 	}
 	return l.summary()
@@ -120,6 +120,9 @@ func (t *TPM) note() string {
 	}
 	if t.State == stateUnproved {
 		notes = []string{fmt.Sprintf("process %d of user %d calls itself swtpm", t.PID, t.UID)}
+	}
+	if t.halted() {
+		notes = append([]string{fmt.Sprintf("stopped by a signal; kill -CONT %d continues it", t.PID)}, notes...)
 	}
 	if note := t.ownerNote(); note != "" {
 		notes = append(notes, note)

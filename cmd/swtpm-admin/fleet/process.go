@@ -34,6 +34,7 @@ type process struct {
 	confirmed bool   // the kernel shows that it runs an installed program
 	guest     bool   // it is a QEMU
 	started   time.Time
+	stopped   bool   // by a signal
 	seccomp   string // "2" with a filter
 	unit      string // of its cgroup; "" if it is not a service
 	mapped    []mapping
@@ -107,7 +108,7 @@ func (s *snapshot) process(pid int) *process {
 	}
 	p.dir, _ = os.Readlink(s.of(pid, "cwd"))
 	p.netns, _ = os.Readlink(s.of(pid, "ns/net"))
-	p.started = s.startTime(pid)
+	p.started, p.stopped = s.stat(pid)
 	p.unit = unitOf(string(s.read(pid, "cgroup")))
 	p.mapped, p.mapsErr = s.mappings(pid)
 	return p
@@ -222,22 +223,23 @@ func (s *snapshot) commands(p *process) *uint64 {
 // ticks is the unit of times in /proc/PID/stat, per second: USER_HZ.
 const ticks = 100
 
-// startTime returns when a process was started.
+// stat returns when a process was started, and whether a signal has stopped it.
 //
-// Source: proc(5), /proc/PID/stat, field 22.
-func (s *snapshot) startTime(pid int) time.Time {
+// Source: proc_pid_stat(5), fields 22 and 3.
+func (s *snapshot) stat(pid int) (started time.Time, stopped bool) {
 	stat := s.read(pid, "stat")
 	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
 	words := strings.Fields(string(rest))
+	stopped = len(words) > 0 && words[0] == "T"
 	const field = 22 - 3 // counted after the name
 	if len(words) <= field || s.boot.IsZero() {
-		return time.Time{}
+		return time.Time{}, stopped
 	}
 	n, err := strconv.ParseUint(words[field], 10, 63)
 	if err != nil {
-		return time.Time{}
+		return time.Time{}, stopped
 	}
-	return s.boot.Add(time.Duration(n) * (time.Second / ticks))
+	return s.boot.Add(time.Duration(n) * (time.Second / ticks)), stopped
 }
 
 // bootTime returns when the host was booted, zero if proc does not show it. It prefers the uptime,
