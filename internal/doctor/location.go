@@ -12,13 +12,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
 )
 
-// Free space that a store needs in addition to the old state, in bytes, and the limit for a
-// warning.
-const (
-	minFree = 16 << 10
-	lowFree = 1 << 20
-)
-
 // location checks the directory or the image file of the state.
 func (x *examination) location() {
 	l := x.cfg.State.Location
@@ -118,31 +111,6 @@ func (x *examination) space() {
 		}
 	}
 	x.checkRoom(path, need, Error)
-}
-
-// checkRoom adds a finding with severity s if the file system of dir has fewer than need bytes
-// for this user. Root may also use reserved blocks. Quotas are not checked.
-func (x *examination) checkRoom(dir string, need int64, s Severity) {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
-		return
-	}
-	free := st.Bavail
-	if x.uid == 0 {
-		free = st.Bfree
-	}
-	room := int64(min(free, 1<<40)) * int64(st.Bsize) // Bsize is 32 bits on some architectures
-	was := x.check
-	x.check = "space"
-	defer func() { x.check = was }()
-	switch {
-	case room < need:
-		x.add(s, dir, "free some space", "the file system is full: %d bytes are free, storing the state needs %d", room, need)
-	case st.Files > 0 && st.Ffree == 0:
-		x.add(s, dir, "remove files", "the file system has no free inode for a new file")
-	case room < lowFree:
-		x.add(Warning, dir, "free some space", "the file system is nearly full: %d bytes are free", room)
-	}
 }
 
 // image checks an image file or block device with the state.

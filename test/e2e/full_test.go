@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -87,16 +88,21 @@ func onTmpfs(t *testing.T) *fullDisk {
 
 func onLoop(t *testing.T) *fullDisk {
 	t.Helper()
+	return ext4(t, 2<<20, 0) // nothing is reserved for root, who may run the emulator here
+}
+
+// ext4 mounts one of some bytes, and some percent of it are reserved for root.
+func ext4(t *testing.T, size int64, reserved int) *fullDisk {
+	t.Helper()
 	needRoot(t, "it mounts a loop device")
 	image, dir := filepath.Join(harness.TempDir(t), "image"), harness.TempDir(t)
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(image, 2<<20); err != nil {
+	if err := os.Truncate(image, size); err != nil {
 		t.Fatal(err)
 	}
-	// Nothing is reserved for root, who may run the emulator here.
-	if out, err := exec.Command(harness.Need(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", image).CombinedOutput(); err != nil {
+	if out, err := exec.Command(harness.Need(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", strconv.Itoa(reserved), image).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
