@@ -41,6 +41,7 @@ var arrows = map[string][]string{
 	"internal/nv/remote":             {"internal/nv", "internal/store"},
 	"test/harness/nvtest":            {"internal/nv"},
 	"test/harness/etcdtest":          {"test/harness"},
+	"internal/program":               {"internal/threads"},
 	"internal/offline":               {"internal/emul", "internal/emul/payload", "internal/nv", "internal/nv/generation", "internal/seal", "internal/tpm"},
 	"internal/emul":                  {"internal/emul/payload", "internal/handover", "internal/ledger", "internal/ledger/recorder", "internal/nv", "internal/nv/generation", "internal/safefile", "internal/seal", "internal/tpm"},
 	"internal/emul/payload":          {"internal/tpm"},

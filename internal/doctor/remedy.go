@@ -165,6 +165,7 @@ func ofOutput() []entry {
 		{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
 		{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
 		{syscall.EBADF, passFD},
+		{syscall.ENOSYS, allowCall},
 	}
 }
 
@@ -224,6 +225,7 @@ func ofInput() []entry {
 		{syscall.ENOTDIR, "correct the path"},
 		{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
 		{syscall.EBADF, passFD},
+		{syscall.ENOSYS, allowCall},
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	_ "github.com/swtpm-go/swtpm/internal/threads" // its pthread_create reports a thread that is refused
 )
 
 // checkRuntime returns an error if the host refuses what the Go runtime cannot do without and takes at the first use:

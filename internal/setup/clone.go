@@ -149,6 +149,8 @@ func (p *program) openOriginal() (*original, error) {
 	}
 	src.archive, err = s.Export(false, "swtpm-go "+prog.Version)
 	switch {
+	case errors.Is(err, seal.ErrMAC) || errors.Is(err, seal.ErrKeySize):
+		return nil, fmt.Errorf("%w; check the key and its mode: swtpm state clone --key, swtpm_setup --clone-key", err)
 	case err != nil && src.sealed && key == nil:
 		return nil, fmt.Errorf("%w; give its key: swtpm state clone --key, swtpm_setup --clone-key", err)
 	case err != nil:

@@ -55,7 +55,6 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 void (*threads_first)(void);
-int (*threads_refused)(int tries, int why);
 
 // The current round.
 static struct {
@@ -137,7 +136,7 @@ int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void 
 	atomic_fetch_add(&births, 1);
 	do
 		err = create(id, attr, begin, t);
-	while (err && threads_refused && threads_refused(tries++, err));
+	while (err && threads_refused(tries++, err));
 	if (err)
 		atomic_store(&t->tid, 0);
 	return err;

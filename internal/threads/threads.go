@@ -1,7 +1,8 @@
 // Package threads drops privileges on all threads of the process, without /proc. The kernel
 // stores privileges for each thread, and has no call that changes all threads. A program
 // that imports this package has a list of its threads, because the package's
-// pthread_create replaces libc's.
+// pthread_create replaces libc's. It also reports a thread that the kernel refuses, because the Go
+// runtime would abort with a stack trace.
 package threads
 
 import (

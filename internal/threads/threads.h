@@ -30,10 +30,11 @@ int threads_filtered(struct threads_step *r);
 // threads_first is called before the first thread is created, unless it is NULL.
 extern void (*threads_first)(void);
 
-// threads_refused is called when the kernel refuses to create a thread, unless it is NULL.
-// tries is the number of earlier calls for the same thread, and why the error of pthread_create.
-// If it returns 0, pthread_create fails.
-extern int (*threads_refused)(int tries, int why);
+// See refused.c. threads_serving must be set before clients are served: from then on, a thread that cannot be created is
+// retried for a longer time. threads_fail ends the program before that, unless it is NULL.
+int threads_refused(int tries, int why);
+extern int threads_serving;
+extern void (*threads_fail)(void);
 
 void threads_give_back(void);
 

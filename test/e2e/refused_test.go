@@ -105,6 +105,21 @@ func TestRefusedNames(t *testing.T) {
 	}
 }
 
+// TestRefusedThread checks that each program reports a thread that a filter refuses, as old filters of containers refuse clone3.
+func TestRefusedThread(t *testing.T) {
+	t.Parallel()
+	strace := harness.Need(t, "strace", "strace")
+	for _, words := range []string{"swtpm socket -p 0", "swtpm state inspect x", "swtpm list", "swtpm_setup --version", "swtpm_ioctl --version", "swtpm_bios --version",
+		"swtpm_cert --version", "swtpm_localca --version", "swtpm-store --version"} {
+		line := strings.Fields(words)
+		cmd := exec.Command(strace, append([]string{"-f", "-qq", "-o", os.DevNull, "-e", "trace=clone3", "-e", "inject=clone3:error=EPERM", ours(line[0])}, line[1:]...)...)
+		code, _, stderr := runCmd(t, cmd)
+		if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, ": create a thread: Operation not permitted; allow clone and clone3 in the filter") {
+			t.Errorf("%s: exit code %d, %q; want 1 and one line", words, code, stderr)
+		}
+	}
+}
+
 // TestUsedDescriptors checks that one line names the limit if inherited descriptors leave too few, however many are left.
 func TestUsedDescriptors(t *testing.T) {
 	t.Parallel()

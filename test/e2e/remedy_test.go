@@ -53,6 +53,7 @@ var mistakes = []mistake{
 	{"swtpm_setup --tpm2 --tpmstate $D/full", 1, `no space left on device; free space on that file system`},
 	{"swtpm_setup --tpm2 --tpmstate $D/state --logfile $D/full/log", 1, `(?s)Error writing to the log file $D/full/log: No space left on device\nFound existing TPM state`},
 	{"swtpm_setup --tpm2 --tpmstate $D/empty --clone dir://$D/none", 1, `state directory: open $D/none: no such file or directory; create it, or correct the path`},
+	{"swtpm_setup --tpm2 --tpmstate $D/empty --clone dir://$D/sealed --clone-key pwdfile=$D/file,mode=aes-256-cbc --plain", 1, `wrong key or damaged ciphertext; check the key and its mode: swtpm state clone --key`},
 
 	{"swtpm_bios --tpm-device $D/file", 255, `Unable to open device '$D/file'. It is not the character device of a TPM.`},
 	{"swtpm-store --config $D/none", 1, `configuration: open $D/none: no such file or directory; name a readable file with --config`},

@@ -305,11 +305,11 @@ __attribute__((constructor)) static void early(int argc, char **argv)
 	if (argc >= 2 && interface(argv[1]))
 		capabilities(argc, argv);
 	early_remember();
+	threads_fail = early_fail;
 	early_calls();
 	if (argc < 2 || (!interface(argv[1]) && strcmp(argv[1], "run")))
 		return;
 	early_limits();
-	threads_refused = early_refused;
 	if (early_daemon(argc - 1, argv + 1))
 		detach(argv[0]);
 	give_up();

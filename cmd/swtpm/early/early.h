@@ -10,11 +10,10 @@ extern int early_ready, early_null;
 // interface.
 bool early_daemon(int argc, char **argv);
 
-// See limits.c, calls.c and refused.c.
+// See limits.c and calls.c.
 void early_limits(void);
 void early_calls(void);
 int early_forbidden(int why);
-int early_refused(int tries, int why);
 void early_serve(void);
 
 // early_fail ends a start that cannot succeed, after its message. See fail.c.

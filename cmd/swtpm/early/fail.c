@@ -1,6 +1,7 @@
 // Ends a start that cannot succeed, without the loss of a TPM.
 
 #include "early.h"
+#include "../../../internal/threads/threads.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,9 @@ void early_remember(void)
 		name = name[n] ? name + n + 1 : NULL;
 	}
 }
+
+// early_serve is called before clients are served; see threads/refused.c.
+void early_serve(void) { threads_serving = 1; }
 
 void early_fail(void)
 {
