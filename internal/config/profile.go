@@ -108,6 +108,9 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 	p.cfg.TPM = tpm.V20
 	p.tables, p.top = p.cfg.tables(), p.cfg.top()
 	p.load(tree)
+	if text := otherFile(file, tree); text != "" && len(p.errs) > 0 {
+		return nil, &ProfileError{File: file, Text: text}
+	}
 	if m := &p.cfg.Manufacture; m.Given && m.VMID == "" {
 		m.VMID = instance
 	}
@@ -133,6 +136,17 @@ func parseTOML(file, src string) (tree map[string]any, err error) {
 		return nil, syntaxError(file, src, err)
 	}
 	return tree, nil
+}
+
+// otherFile returns what to do with a file of another program or purpose; "" if nothing shows that it is one.
+func otherFile(file string, tree map[string]any) string {
+	if tree["endpoints"] != nil || tree["allow"] != nil {
+		return fmt.Sprintf("the file of the broker, not a profile; check it with swtpm-store --check --config %q", file)
+	}
+	if filepath.Base(file) == filepath.Base(HostFile) {
+		return fmt.Sprintf("the settings for all TPMs of a host, not a profile; check them with swtpm check %q", file)
+	}
+	return ""
 }
 
 // err returns the errors in the order of the file, at most maxFaults of them; nil if
