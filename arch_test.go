@@ -22,7 +22,7 @@ const module = "github.com/swtpm-go/swtpm/"
 // entry may import none.
 var arrows = map[string][]string{
 	"cmd/swtpm-admin/anchor":   {"internal/nv/generation", "internal/nv/mark"},
-	"internal/ledger":          {"internal/tpm"},
+	"internal/ledger":          {"internal/nv/generation", "internal/tpm"},
 	"internal/ledger/recorder": {"internal/ledger", "internal/safefile", "internal/tpm"},
 	"cmd/swtpm-store/broker":   {"internal/store", "cmd/swtpm-store/driver"},
 	"test/harness/conntest":    {"internal/tpm"},

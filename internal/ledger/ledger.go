@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -109,6 +110,10 @@ type Header struct {
 	Engine   string // the library and its version
 	Profile  string // algorithm profile of the TPM, "" if it has none
 }
+
+// AfterGap reports whether an identity began because another program, such as swtpm, had stored the
+// state: the TPM may be the one of an earlier boot with another identity.
+func AfterGap(identity [16]byte) bool { return generation.Identity(identity).AfterGap() }
 
 // Kind says what a record is.
 type Kind uint8

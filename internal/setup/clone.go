@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/config"
@@ -187,11 +188,13 @@ func (p *program) findOriginal() (loc nv.Location, how nv.Options, version tpm.V
 	return loc, how, version, key, err
 }
 
-// backend returns a backend in memory with the permanent state of the source, without its
-// record, so that a new history with a new identity begins.
-func (o *original) backend(key *seal.Key) (nv.Backend, error) {
+// backend returns a backend in memory with the permanent state of the source. It has the record of
+// another TPM, whose generations are above last.
+func (o *original) backend(key *seal.Key, last uint64) (nv.Backend, error) {
 	b := nv.Scratch(nil)
-	sealed, err := seal.SealInto(nil, o.payload, nil, key)
+	r := generation.Record{Identity: generation.NewIdentity(), Item: generation.Permanent, Generation: last + 1, Time: time.Now()}
+	r.Known.Raise(r.Item, r.Generation)
+	sealed, err := seal.SealInto(nil, o.payload, r.Append(nil), key)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +204,7 @@ func (o *original) backend(key *seal.Key) (nv.Backend, error) {
 // readIdentity starts the source in memory and sets the options for its keys and
 // certificates.
 func (p *program) readIdentity(ctx context.Context) (err error) {
-	from, err := p.original.backend(nil)
+	from, err := p.original.backend(nil, 0)
 	if err != nil {
 		return err
 	}

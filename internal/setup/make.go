@@ -154,7 +154,7 @@ func (p *program) start(ctx context.Context, loc *location, plan *plan) (emulato
 		from = unclosed{loc.b}
 	case p.o.Clone.renews():
 		var err error
-		if from, err = p.original.backend(plan.key); err != nil {
+		if from, err = p.original.backend(plan.key, loc.last()); err != nil {
 			return nil, err
 		}
 	}

@@ -74,7 +74,7 @@ func (h *History) failures() (some []failedPolicy, more int) {
 	var known policies
 	last := h.Boots[len(h.Boots)-1]
 	for _, b := range h.Boots {
-		if !sameTPM(b, last) { // with other keys
+		if !h.sameTPM(b, last) { // with other keys
 			continue
 		}
 		for _, o := range b.Outcomes {
@@ -174,7 +174,6 @@ func changesBetween(a, b *Boot, files []hostFile) []string {
 	}
 	differ("TPM library", a.Engine, b.Engine)
 	differ("algorithm profile", a.Profile, b.Profile)
-	differ("identity of the TPM", fmt.Sprintf("%x", a.Identity), fmt.Sprintf("%x", b.Identity))
 	differ("version of the TPM", a.TPM.String(), b.TPM.String())
 	if a.Locality != b.Locality {
 		all = append(all, fmt.Sprintf("locality of the startup: was %d, is %d", a.Locality, b.Locality))
@@ -187,10 +186,13 @@ func changesBetween(a, b *Boot, files []hostFile) []string {
 	return all
 }
 
-// hostChanges returns the same as changesBetween, and changes of the firmware, as far as the files
-// name its volumes.
-func (f *Files) hostChanges(a, b *Boot) []string {
+// hostChanges returns the same as changesBetween, and changes of the TPM's identity and of the firmware, as
+// far as the files name its volumes.
+func (f *Files) hostChanges(h *History, a, b *Boot) []string {
 	all := append([]string{}, changesBetween(a, b, f.Host)...)
+	if text := h.identityChange(a, b); text != "" {
+		all = append(all, text)
+	}
 	old, now := f.firmwareOf(a), f.firmwareOf(b)
 	if old != now && old != "" && now != "" {
 		all = append(all, fmt.Sprintf("firmware: boot %d measured %s, boot %d measured %s", a.Boot.Boot, old, b.Boot.Boot, now))

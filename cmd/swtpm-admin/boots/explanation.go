@@ -9,7 +9,8 @@ import (
 
 // Explanation says why the guest could not open a secret.
 type Explanation struct {
-	OtherTPM *otherTPM     `json:"other_tpm,omitempty"` // the last boot used another TPM
+	OtherTPM *otherTPM     `json:"other_tpm,omitempty"`   // the last boot used another TPM
+	MaybeTPM *unknownTPM   `json:"unknown_tpm,omitempty"` // whether the last boot used the same TPM is not known
 	Last     uint64        `json:"last_boot"`
 	Summary  string        `json:"summary"` // of the last boot
 	Policies string        `json:"policies,omitempty"`
@@ -90,7 +91,7 @@ func (f *Files) logLine(h *History, c *LogCheck) logLine {
 func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	last := h.Boots[len(h.Boots)-1]
 	e := &Explanation{Last: last.Boot.Boot, Summary: h.summary(last), Policies: policyText(last), Damaged: h.Damaged, Denied: h.Denied, Newest: h.newest(), Unknown: h.unknown(), Failures: []failureLine{}}
-	e.OtherTPM = h.otherTPM()
+	e.OtherTPM, e.MaybeTPM = h.otherTPM(), h.unknownTPM()
 	if used := h.lastUse(); used != e.Last {
 		e.LastUsed = used
 	}
@@ -157,7 +158,7 @@ func (f *Files) failureLine(h *History, x failedPolicy) failureLine {
 		return l
 	}
 	l.Good, l.GoodTime = x.Good.Boot.Boot, x.Good.Time
-	l.Host = append(l.Host, f.hostChanges(x.Good, x.Boot)...)
+	l.Host = append(l.Host, f.hostChanges(h, x.Good, x.Boot)...)
 	for _, c := range x.PCRs {
 		p := pcrLine{PCR: c.PCR, Same: c.Same}
 		if len(c.Changes) > 0 {
@@ -175,6 +176,9 @@ func (e *Explanation) Text() string {
 	var host, advice []string
 	if e.OtherTPM != nil {
 		t.WriteString(e.OtherTPM.text())
+	}
+	if e.MaybeTPM != nil {
+		t.WriteString(e.MaybeTPM.text())
 	}
 	for _, n := range e.Damaged {
 		fmt.Fprintf(&t, "The record of boot %d is damaged: a failure in it may be missing here.\n", n)

@@ -1,6 +1,11 @@
 package boots
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/ledger"
+)
 
 // otherTPM says that the last boot used another TPM than earlier boots, for example because a lost
 // state was replaced by a new TPM.
@@ -11,10 +16,82 @@ type otherTPM struct {
 	Opened bool   `json:"opened,omitempty"` // a secret has opened since then, so it was enrolled again
 }
 
-// sameTPM reports whether two boots may be of the same TPM. An identity of zeros is not known.
-func sameTPM(a, b *Boot) bool {
+// unknownTPM says that it is not known whether the last boot used the TPM of earlier boots, because boots
+// in between found a state that another program, such as swtpm, had stored.
+type unknownTPM struct {
+	Gaps   []gap `json:"gaps"`
+	Opened bool  `json:"opened,omitempty"` // a secret has opened since the last gap
+}
+
+// gap is a boot that found such a state.
+type gap struct {
+	Boot   uint64 `json:"boot"`
+	Before uint64 `json:"boot_before"` // of what may be the same TPM
+}
+
+// relation says whether two boots used the same TPM.
+type relation uint8
+
+const (
+	same     relation = iota // or an identity is zeros, which is not known
+	afterGap                 // the later identity began because another program had stored the state
+	other
+)
+
+// relation returns the relation of two boots. An identity after a gap may continue each earlier one,
+// and no later one.
+func (h *History) relation(a, b *Boot) relation {
 	var none [16]byte
-	return a.Identity == b.Identity || a.Identity == none || b.Identity == none
+	if a.Identity == b.Identity || a.Identity == none || b.Identity == none {
+		return same
+	}
+	later := b.Identity
+	if h.first(a.Identity) > h.first(b.Identity) {
+		later = a.Identity
+	}
+	if ledger.AfterGap(later) {
+		return afterGap
+	}
+	return other
+}
+
+// sameTPM reports whether two boots may be of the same TPM.
+func (h *History) sameTPM(a, b *Boot) bool { return h.relation(a, b) != other }
+
+// first returns the index of the first boot with an identity.
+func (h *History) first(identity [16]byte) int {
+	for i, b := range h.Boots {
+		if b.Identity == identity {
+			return i
+		}
+	}
+	return len(h.Boots)
+}
+
+// unknownTPM returns the gaps since which the TPM of the last boot is not known to be the TPM of the first
+// boots, nil if there are none.
+func (h *History) unknownTPM() *unknownTPM {
+	last := h.Boots[len(h.Boots)-1]
+	var none [16]byte
+	var before *Boot
+	u := &unknownTPM{}
+	for i, b := range h.Boots {
+		if b.Identity == none || !h.sameTPM(b, last) {
+			continue
+		}
+		if before == nil && b.Identity == last.Identity {
+			return nil
+		}
+		if before != nil && h.first(b.Identity) == i && ledger.AfterGap(b.Identity) {
+			u.Gaps, u.Opened = append(u.Gaps, gap{b.Boot.Boot, before.Boot.Boot}), false
+		}
+		before = b
+		u.Opened = u.Opened || opened(b)
+	}
+	if len(u.Gaps) == 0 {
+		return nil
+	}
+	return u
 }
 
 // otherTPM returns how the TPM of the last boot began, nil if the first boots are of this TPM, too.
@@ -22,7 +99,7 @@ func (h *History) otherTPM() *otherTPM {
 	last := h.Boots[len(h.Boots)-1]
 	var before *Boot
 	for _, b := range h.Boots {
-		if !sameTPM(b, last) {
+		if !h.sameTPM(b, last) {
 			before = b
 			continue
 		}
@@ -54,24 +131,59 @@ func opened(b *Boot) bool {
 // tpmChange returns a text for a list about the TPM of a boot, "" if the boot before has the same
 // TPM.
 func (h *History) tpmChange(b *Boot) string {
-	var last *Boot
-	var same *Boot
+	var last, former *Boot
 	for _, a := range h.Boots {
 		if a == b {
 			break
 		}
 		last = a
 		if a.Identity == b.Identity {
-			same = a
+			former = a
 		}
 	}
-	switch {
-	case last == nil || sameTPM(last, b):
+	if last == nil {
 		return ""
-	case same != nil:
-		return fmt.Sprintf("the TPM of boot %d again", same.Boot.Boot)
+	}
+	switch r := h.relation(last, b); {
+	case r == same:
+		return ""
+	case former != nil:
+		return fmt.Sprintf("the TPM of boot %d again", former.Boot.Boot)
+	case r == afterGap:
+		return "another program had stored the state: " + notKnown
 	}
 	return "another TPM (new identity)"
+}
+
+// notKnown is the end of statements about boots with a gap between them.
+const notKnown = "whether it is the same TPM is not known"
+
+// identityChange returns a text about the identities of two boots, "" if they are the same or one is not known.
+func (h *History) identityChange(a, b *Boot) string {
+	text := fmt.Sprintf("identity of the TPM: was %x, is %x", a.Identity, b.Identity)
+	switch h.relation(a, b) {
+	case same:
+		return ""
+	case afterGap:
+		return text + "; another program had stored the state, so " + notKnown
+	}
+	return text
+}
+
+// text returns u for people.
+func (u *unknownTPM) text() string {
+	var words []string
+	for _, g := range u.Gaps {
+		words = append(words, fmt.Sprint(g.Boot))
+	}
+	text := fmt.Sprintf("Another program (swtpm, or an older version of this one) had stored the state that boot %s found: %s.", strings.Join(words, ", "), notKnown)
+	if u.Opened {
+		return text + " A secret opened since.\n\n"
+	}
+	return text + ` The rest of this text assumes that it is.
+To find out, compare the endorsement key with a former one, while the machine is off: swtpm state inspect --ek.
+
+`
 }
 
 // text returns o for people.

@@ -125,7 +125,7 @@ type policyLine struct {
 func (f *Files) Show(h *History, b *Boot) *Show {
 	s := &Show{
 		Boot: b.Boot.Boot, Time: b.Time, Identity: hex.EncodeToString(b.Identity[:]), TPM: b.TPM.String(), Engine: b.Engine, Profile: b.Profile,
-		Notes: notes(b), Incomplete: b.Incomplete(0), Values: map[string]any{}, Measurements: []*item{}, Policies: []policyLine{},
+		Notes: join("; ", h.tpmChange(b), notes(b)), Incomplete: b.Incomplete(0), Values: map[string]any{}, Measurements: []*item{}, Policies: []policyLine{},
 	}
 	for i := range b.Measurements {
 		s.Measurements = append(s.Measurements, f.item(h, b, &b.Measurements[i]))
@@ -223,7 +223,7 @@ type Diff struct {
 func (f *Files) Diff(h *History, a, b *Boot) *Diff { return f.diff(h, a, b, compare(a, b)) }
 
 func (f *Files) diff(h *History, a, b *Boot, changes []change) *Diff {
-	d := &Diff{Old: a.Boot.Boot, New: b.Boot.Boot, Changes: []changeLine{}, Host: f.hostChanges(a, b)}
+	d := &Diff{Old: a.Boot.Boot, New: b.Boot.Boot, Changes: []changeLine{}, Host: f.hostChanges(h, a, b)}
 	for _, x := range []*Boot{a, b} {
 		if x.lacks() {
 			d.Notes = append(d.Notes, fmt.Sprintf("boot %d: %s: whether they differ is not known", x.Boot.Boot, afterLimit))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -155,7 +156,7 @@ func (r *Recorder) open(d *safefile.Dir, records []byte) (out, rest []byte, crea
 		r.file.boot = boots[0] + 1
 	}
 	if len(boots) > 0 {
-		r.compareTPM(d, boots[0], [16]byte(header[identityAt:]))
+		r.compareTPM(d, boots, [16]byte(header[identityAt:]))
 	}
 	r.prune(d, boots)
 	r.file.writer.SealHeader(header, r.file.boot)
@@ -238,15 +239,27 @@ const identityAt = 12
 // headerRead is how much of a file is read for its header: one page, which the list of files has used.
 const headerRead = 4 << 10
 
-// compareTPM warns if another TPM did the last boot: what guests have sealed with its keys is lost
-// with them. An identity of zeros means that it is not known.
-func (r *Recorder) compareTPM(d *safefile.Dir, last uint64, identity [16]byte) {
-	in, err := r.openBoot(d, last, r.scratch[:headerRead])
-	if err != nil {
+// compareTPM warns if another TPM did the last of boots: what guests have sealed with its keys is lost
+// with them. It does not warn if that is not known: an identity is zeros, or it began because
+// another program stored the state.
+func (r *Recorder) compareTPM(d *safefile.Dir, boots []uint64, identity [16]byte) {
+	var none [16]byte
+	last := r.identityOf(d, boots[0])
+	if last == identity || last == none || identity == none || ledger.AfterGap(identity) {
 		return
 	}
-	in.close()
-	if none := [16]byte{}; identity != none && in.Identity != none && in.Identity != identity {
-		r.opt.Warn("this TPM is not the one of boot %d (identity %x, was %x): keys of the guest are missing; see swtpm boots explain", last, identity, in.Identity)
+	if ledger.AfterGap(last) && slices.ContainsFunc(boots[1:], func(n uint64) bool { return r.identityOf(d, n) == identity }) {
+		return // the last one may have continued with this one
 	}
+	r.opt.Warn("this TPM is not the one of boot %d (identity %x, was %x): keys of the guest are missing; see swtpm boots explain", boots[0], identity, last)
+}
+
+// identityOf returns the identity of the TPM of a boot, zeros if its file cannot be read.
+func (r *Recorder) identityOf(d *safefile.Dir, boot uint64) (identity [16]byte) {
+	in, err := r.openBoot(d, boot, r.scratch[:headerRead])
+	if err != nil {
+		return identity
+	}
+	defer in.close()
+	return in.Identity
 }

@@ -2,6 +2,7 @@ package generation
 
 import (
 	"crypto/sha256"
+	"slices"
 	"time"
 )
 
@@ -20,13 +21,17 @@ type Chain struct {
 }
 
 // Begin continues the history of the items found, with generations above floor, or
-// begins a new one if the permanent state has none. A process that has resumed from a
-// previous one continues its epoch.
+// begins a new one if the permanent state has none. The new identity shows whether a permanent
+// state without a record was found, or none at all. A process that has resumed from a previous one
+// continues its epoch.
 func (c *Chain) Begin(found []Found, floor uint64, w Writer, resumed bool) {
 	*c = Chain{writer: w, head: floor}
 	permanent := recordOf(found, Permanent)
 	if permanent == nil {
 		c.id, c.writer.Epoch = NewIdentity(), 1
+		if slices.ContainsFunc(found, func(f Found) bool { return f.Item == Permanent }) {
+			c.id = NewIdentityAfterGap()
+		}
 		return
 	}
 	c.id = permanent.Identity

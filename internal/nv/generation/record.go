@@ -21,13 +21,37 @@ import (
 	"unicode/utf8"
 )
 
-// Identity names a TPM. It is random and created with the TPM.
+// Identity names a TPM. It is random and created with the TPM. The identity of a state that was
+// found without a record shows that: see AfterGap.
 type Identity [16]byte
 
-// NewIdentity returns a random Identity.
+// gapAt is where the last bytes of an identity begin that show a gap.
+const gapAt = 12
+
+// NewIdentity returns a random Identity for a new TPM.
 func NewIdentity() (id Identity) {
-	rand.Read(id[:]) // never fails
+	for rand.Read(id[:]); id.AfterGap(); { // rand.Read never fails
+		rand.Read(id[:])
+	}
 	return id
+}
+
+// NewIdentityAfterGap returns a random Identity for the TPM of a stored state without a record.
+func NewIdentityAfterGap() (id Identity) {
+	rand.Read(id[:gapAt])
+	copy(id[gapAt:], id.gap())
+	return id
+}
+
+// AfterGap reports whether the identity began with a stored state that had no record: swtpm, which
+// drops it, or a program without records has stored that. Which identity the TPM had before is not
+// known.
+func (id Identity) AfterGap() bool { return bytes.Equal(id[gapAt:], id.gap()) }
+
+// gap returns the last bytes of an identity after a gap.
+func (id Identity) gap() []byte {
+	sum := sha256.Sum256(append([]byte("gap"), id[:gapAt]...))
+	return sum[:len(id)-gapAt]
 }
 
 // String returns the identity as 32 hexadecimal digits.

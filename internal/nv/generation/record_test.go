@@ -88,3 +88,32 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestAfterGap checks that the identity of a state without a record shows a gap, and that a new TPM's
+// identity, and the identity of a state with a record, do not.
+func TestAfterGap(t *testing.T) {
+	r := generation.Record{Identity: generation.NewIdentity(), Item: generation.Permanent, Generation: 1, Known: generation.Vector{1}}
+	for name, tt := range map[string]struct {
+		found []generation.Found
+		gap   bool
+	}{
+		"new":                   {nil, false},
+		"new, with other items": {[]generation.Found{{Item: generation.Volatile}, {Item: generation.Savestate, Record: &r}}, false},
+		"without a record":      {[]generation.Found{{Item: generation.Permanent}, {Item: generation.Volatile, Record: &r}}, true},
+		"with a record":         {[]generation.Found{{Item: generation.Permanent, Record: &r}}, false},
+	} {
+		var c generation.Chain
+		c.Begin(tt.found, 0, generation.Writer{}, false)
+		if c.Identity().AfterGap() != tt.gap {
+			t.Errorf("%s: identity %s after a gap: %t, want %t", name, c.Identity(), !tt.gap, tt.gap)
+		}
+	}
+	if a, b := generation.NewIdentityAfterGap(), generation.NewIdentityAfterGap(); a == b {
+		t.Errorf("%s twice", a)
+	}
+	for range 1000 {
+		if id := generation.NewIdentity(); id.AfterGap() {
+			t.Errorf("a new TPM has the identity %s", id)
+		}
+	}
+}
