@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
@@ -135,7 +136,7 @@ func (e *emulator) alive() bool {
 // client reports that the state was lost.
 func (e *emulator) endFor(reason error) {
 	if e.ctx.Err() == nil && reason != ctrl.ErrShutdown && reason != conn.ErrDisconnected {
-		e.log.Errorf("%v; ending", reason)
+		e.log.Errorf("ending: %v", doctor.AppendRemedy(reason, e.source.remedies().State(reason)))
 	}
 	e.stop(reason)
 }

@@ -83,7 +83,7 @@ func (l *line) chardev() error {
 	case l.fd >= 0:
 		i.Server.Kind, i.Server.FD = ConnFD, l.fd
 	case i.Type == Chardev && i.Device == "" && l.cfg.PrintInfo == 0:
-		return refusal("Error: Missing character device or file descriptor")
+		return refusal("Error: Missing character device or file descriptor; write --chardev PATH, --fd NUMBER or --vtpm-proxy")
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func TestChardev(t *testing.T) {
 		{"--vtpm-proxy", proxy},
 		{"--vt --flags not-need-init --locality allow-set-locality=false", proxy},
 		{"--print-info 1", with(func(c *Config) { c.choose("chardev"); c.PrintInfo = 1 })},
-		{"", "swtpm: Error: Missing character device or file descriptor"},
+		{"", "swtpm: Error: Missing character device or file descriptor; write --chardev PATH, --fd NUMBER or --vtpm-proxy"},
 		{"-f x", "swtpm: Cannot parse character device file descriptor. 'x' is not the number of a descriptor."},
 		{"-f 1", "swtpm: Given file descriptor type is not supported."},
 		{"--vtpm-proxy -c /dev/x", "swtpm: Cannot use vTPM proxy with a provided device."},

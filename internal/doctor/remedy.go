@@ -80,7 +80,7 @@ func ofState() []entry {
 		{emul.ErrReplaced, "start this process again: its sandbox lets it use only what existed at the start"},
 		{emul.ErrMissing, "mount the file system of the state, or, for a new TPM, stop the service and start it"},
 		{nv.ErrRunning, "stop the other one, or make this one a TPM of its own: swtpm state clone --new-identity"},
-		{nv.ErrLocked, "stop the other process that uses this state"},
+		{nv.ErrLocked, "stop the other process that uses this state, which swtpm doctor names"},
 		{seal.ErrMAC, "check that {key} names the key that the state was written with; if it does, restore the file from a backup"},
 		{seal.ErrNotEncrypted, "leave out {key}, or encrypt the state with swtpm state rekey"},
 		{seal.ErrEncrypted, "give the key that the state was written with, {key}"},
@@ -127,6 +127,9 @@ func ofState() []entry {
 // allowCall is the remedy for a system call that the kernel lacks, or that a filter refuses.
 const allowCall = "allow the call in the filter of the service or container: SystemCallFilter=, or the seccomp profile"
 
+// takenOver is the remedy for a running TPM whose state another process has locked.
+const takenOver = "if no migration has moved the TPM to that process, stop it; swtpm doctor names it"
+
 // badState is the remedy for a state that the engine has read and rejected.
 const badState = "restore the state from a backup, or use the libtpms that wrote it"
 
@@ -138,6 +141,9 @@ func (s Remedies) State(err error) string {
 	}
 	if isBusy(err) {
 		return storeBusy
+	}
+	if errors.Is(err, emul.ErrStorage) && errors.Is(err, nv.ErrLocked) {
+		return takenOver
 	}
 	if text := s.find(ofState(), err); text != "" {
 		return text

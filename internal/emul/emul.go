@@ -166,7 +166,7 @@ type bufferSizes struct{ size, low, high uint32 }
 
 // ErrStorage means that the storage lock was released, or was not acquired yet, and cannot
 // be acquired: another process owns the state, and this process must end.
-var ErrStorage = errors.New("emul: the storage lock is held by another process")
+var ErrStorage = errors.New("this process does not hold the lock of its state")
 
 // ErrChanged means that another process has changed the state since this one last read it.
 // This process must not overwrite it.

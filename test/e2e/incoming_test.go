@@ -140,7 +140,7 @@ func TestMigrationLostForGood(t *testing.T) {
 			if code := src.Wait(t); code != 0 {
 				t.Errorf("exit code %d, want 0", code)
 			}
-			if log := harness.Read(t, src.log); !strings.Contains(log, "the storage lock is held by another process") {
+			if log := harness.Read(t, src.log); !strings.Contains(log, "ending: this process does not hold the lock of its state: ") {
 				t.Errorf("the log does not say why: %q", log)
 			}
 			g.goesOn(t, dst, v)
