@@ -298,6 +298,9 @@ install: build
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf contrib/systemd/one-user.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
+	install -m 0755 examples/snapshot-virsh $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(DOCDIR)/docs
+	install -m 0644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
 	install -d $(DESTDIR)$(DOCDIR)/grafana $(DESTDIR)$(DOCDIR)/prometheus
 	install -m 0644 contrib/grafana/*.json $(DESTDIR)$(DOCDIR)/grafana
 	install -m 0644 contrib/prometheus/*.yml $(DESTDIR)$(DOCDIR)/prometheus

@@ -199,3 +199,52 @@ func TestArchitectureCitations(t *testing.T) {
 		}
 	}
 }
+
+// exampleName is a file of examples that a text names.
+var exampleName = regexp.MustCompile(`\bexamples/([A-Za-z0-9_.-]*[A-Za-z0-9])`)
+
+// TestNamedIsInstalled checks that `make install` installs each example, with its mode, and each document
+// that the documents, manual pages and examples name.
+func TestNamedIsInstalled(t *testing.T) {
+	rules, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mode := map[string]string{} // of installed files
+	for _, m := range regexp.MustCompile(`(?m)^\tinstall -m (\d+) (.*) \$\(DESTDIR\)\$\(DOCDIR\)/(?:examples|docs)$`).FindAllStringSubmatch(string(rules), -1) {
+		for pattern := range strings.FieldsSeq(m[2]) {
+			files, err := filepath.Glob(pattern)
+			if err != nil || len(files) == 0 {
+				t.Errorf("install %s: %v, %v", pattern, files, err)
+			}
+			for _, f := range files {
+				mode[f] = m[1]
+			}
+		}
+	}
+	var texts []string
+	for _, pattern := range []string{"docs/*.md", "man/*", "examples/*"} {
+		files, _ := filepath.Glob(pattern)
+		texts = append(texts, files...)
+	}
+	document := regexp.MustCompile(`\bdocs/[a-z-]+\.md`)
+	for _, file := range texts {
+		info, err := os.Stat(file)
+		if err != nil || info.IsDir() { // the state of a TPM that ./run has started
+			continue
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := append(exampleName.FindAllString(string(b), -1), document.FindAllString(string(b), -1)...)
+		for _, name := range names {
+			if mode[name] == "" {
+				t.Errorf("%s names %s, which is not installed", file, name)
+			}
+		}
+		if mode[file] != "" && (info.Mode()&0o100 != 0) != (mode[file] == "0755") {
+			t.Errorf("%s has mode %v and is installed with %s", file, info.Mode(), mode[file])
+		}
+	}
+}
