@@ -141,8 +141,8 @@ func fetchSnapshot(ctx context.Context, network, address string, plain bool) (*t
 	case refused && r == tpm.BadOrdinal:
 		return nil, fmt.Errorf("%w: the TPM is off; use swtpm state export", err)
 	case refused:
-		return nil, fmt.Errorf("%w: the emulator at %s cannot make a snapshot: it is swtpm, an older version, or migrates; "+
-			"power the TPM off and use swtpm state export", err, address)
+		return nil, fmt.Errorf("%w: the emulator at %s cannot make a snapshot: it is swtpm or an older version, it migrates, or it cannot read its state; "+
+			"see its log; if the state is intact, power the TPM off and use swtpm state export", err, address)
 	}
 	return s, err
 }

@@ -106,6 +106,7 @@ func ofState() []entry {
 		{safefile.ErrType, "restore the regular file from a backup, or correct {state}"},
 		{safefile.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
 		{safefile.ErrMode, "the file system stores no modes: leave out {mode}"},
+		{nv.ErrRemoved, "stop the TPM, restore the directory from a backup, and start the TPM: it uses only the directory that existed at its start"},
 		{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
 		{fs.ErrNotExist, "create the directory, or correct {state}"},
 		{syscall.ENOTDIR, "name the directory with {dir}; a state in one file is {file}"},

@@ -23,6 +23,9 @@ var (
 	// item, however much space the file system has.
 	ErrTooSmall = errors.New("the file or device is too small")
 
+	// ErrRemoved means that the directory of the state was removed after it was opened.
+	ErrRemoved = errors.New("the directory was removed")
+
 	// ErrDamaged means that an item has an impossible size, or that the structure
 	// around it is damaged.
 	ErrDamaged = errors.New("no state has this size")

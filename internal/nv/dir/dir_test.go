@@ -225,6 +225,28 @@ func TestRenamedDirectory(t *testing.T) {
 	}
 }
 
+// TestRemovedDirectory checks that the error of a store says that the directory was removed, also if there is another
+// one in its place.
+func TestRemovedDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, path, options(t))
+	mustStore(t, d, permall, "old")
+	for _, change := range []func() error{func() error { return os.RemoveAll(path) }, func() error { return os.Mkdir(path, 0o700) }} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Store(permall, []byte("new")); !errors.Is(err, nv.ErrRemoved) {
+			t.Errorf("Store = %v, want nv.ErrRemoved", err)
+		}
+	}
+	if got := names(t, path); got != "" {
+		t.Errorf("the other directory has %q", got)
+	}
+}
+
 // TestDescriptors checks that a process that has no descriptor left can still
 // store and load, more than once, and that nothing leaks.
 func TestDescriptors(t *testing.T) {
@@ -314,6 +336,9 @@ func TestFullDisk(t *testing.T) {
 		wantFile(t, filepath.Join(path, permall), old)
 		if got := names(t, path); got != permall {
 			t.Errorf("files %q", got)
+		}
+		if !d.Unchanged(permall) {
+			t.Error("Load would sync the old file again, which a file system with an error refuses")
 		}
 	}
 	mustStore(t, d, permall, "small enough")
