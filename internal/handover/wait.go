@@ -65,7 +65,7 @@ type Entry struct {
 const (
 	NoSocket    = 0
 	OtherSocket = 1
-	Stream      = 2 // one read with enough space takes all that has arrived
+	Stream      = 2 // one read with enough space takes all that has arrived, unless there is out-of-band data
 )
 
 // The values of Entry.Fresh.

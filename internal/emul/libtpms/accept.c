@@ -28,7 +28,7 @@ static int accept_one(struct set *s, uint32_t i)
 	if (fd < 0) // even if the client has only disconnected; Go tries again
 		return -1;
 	s->polls[at] = (struct pollfd){ .fd = fd, .events = POLLIN };
-	s->clients[at] = (struct entry){ .last = ++s->tick, .plain = 1, .socket = SOCKET_STREAM, .fresh = FRESH };
+	s->clients[at] = (struct entry){ .last = ++s->tick, .plain = 1, .socket = s->clients[i].socket, .fresh = FRESH };
 	if (at == s->n)
 		s->n++;
 	swtpm_watch_new(s, at);

@@ -32,7 +32,7 @@ func accepting(t *testing.T, room int, mayClose bool, loop func(*handover.Set) h
 		t.Fatal(err)
 	}
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Listens: 1})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Listens: 1, Socket: handover.Stream})
 	s.set.Polls = append(s.set.Polls, make([]unix.PollFd, room)...)[:3]
 	s.set.Clients = append(s.set.Clients, make([]handover.Entry, room)...)[:3]
 	s.set.Room, s.set.MayClose, s.set.Counts = room, mayClose, &handover.Counts{}
@@ -133,7 +133,7 @@ func TestAcceptFails(t *testing.T) {
 		}
 		defer null.Close()
 		s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(null.Fd()), Events: unix.POLLIN})
-		s.set.Clients = append(s.set.Clients, handover.Entry{Listens: 1})
+		s.set.Clients = append(s.set.Clients, handover.Entry{Listens: 1, Socket: handover.Stream})
 		s.set.Polls, s.set.Clients = append(s.set.Polls, unix.PollFd{})[:3], append(s.set.Clients, handover.Entry{})[:3]
 		s.set.Room, s.set.Counts = 1, &handover.Counts{}
 		go func() { s.served <- loop.serve(s.set) }()

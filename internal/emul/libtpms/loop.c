@@ -162,13 +162,15 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	ssize_t n;
 
 	ev->at = i;
+	if (s->polls[i].revents == POLLPRI) // out-of-band data alone is ignored
+		return 1;
 	if (!(s->polls[i].revents & POLLIN)) // only a hang-up or an error
 		return leave(s, i) || closed(ev, 0);
 	n = swtpm_receive(s->polls[i].fd, &s->clients[i], s->buf, s->cap);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-		swtpm_watch_again(s, i, errno == EAGAIN);
+	if (n < 0 && errno == EINTR)
+		swtpm_watch_again(s, i, 0);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 1;
-	}
 	if (n < 0)
 		return closed(ev, errno);
 	if (n == 0)

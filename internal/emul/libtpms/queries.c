@@ -69,8 +69,8 @@ static int first_fd(struct msghdr *h)
 }
 
 // receive receives the start of a request into s->buf, and a descriptor that comes with it: *fd, -1
-// for none.
-static ssize_t receive(struct set *s, uint32_t i, int *fd)
+// for none. *all says that it has taken all that had arrived: the kernel ends a read at a message with descriptors.
+static ssize_t receive(struct set *s, uint32_t i, int *fd, int *all)
 {
 	union {
 		char b[CMSG_SPACE(sizeof(int))];
@@ -81,6 +81,7 @@ static ssize_t receive(struct set *s, uint32_t i, int *fd)
 	ssize_t n = recvmsg(s->polls[i].fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
 	*fd = n < 0 || h.msg_controllen == 0 ? -1 : first_fd(&h);
+	*all = h.msg_controllen == 0 && !(h.msg_flags & MSG_CTRUNC);
 	return n;
 }
 
@@ -95,10 +96,8 @@ static int reply(struct set *s, uint32_t i, const unsigned char *b, uint32_t len
 		swtpm_set_locality(b[CODE_SIZE]);
 	sent = swtpm_respond(s->polls[i].fd, &s->clients[i], rep, len);
 	swtpm_answered(s, i);
-	if (sent == len) {
-		swtpm_watch_again(s, i, 1);
+	if (sent == len)
 		return 1;
-	}
 	*ev = (struct event){ .kind = EVENT_REST, .at = i, .n = len - sent, .rest = rep + sent };
 	return 0;
 }
@@ -119,10 +118,8 @@ static int query_recorded(struct set *s, uint32_t i, struct event *ev)
 	ssize_t n = recv(fd, b, sizeof b, MSG_PEEK | MSG_DONTWAIT);
 	uint32_t len;
 
-	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-		swtpm_watch_again(s, i, errno == EAGAIN);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 1;
-	}
 	len = prepare(s, b, n, rep);
 	if (len == 0 || swtpm_receive(fd, &s->clients[i], b, (uint32_t)n) != n)
 		return leave_to_go(s, i);
@@ -133,18 +130,20 @@ static int query_recorded(struct set *s, uint32_t i, struct event *ev)
 static int query(struct set *s, uint32_t i, struct event *ev)
 {
 	uint32_t len;
+	int fd, all;
 	ssize_t n;
-	int fd;
 
+	if (s->polls[i].revents == POLLPRI)
+		return 1;
 	if (!(s->polls[i].revents & POLLIN) || !swtpm_answers_queries())
 		return leave_to_go(s, i);
 	if (s->clients[i].record != 0)
 		return query_recorded(s, i, ev);
-	n = receive(s, i, &fd);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-		swtpm_watch_again(s, i, errno == EAGAIN);
+	n = receive(s, i, &fd, &all);
+	if (n < 0 && errno == EINTR)
+		swtpm_watch_again(s, i, 0);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 1;
-	}
 	if (n == 0 && swtpm_close(s, i))
 		return 1;
 	if (n <= 0) {
@@ -158,7 +157,10 @@ static int query(struct set *s, uint32_t i, struct event *ev)
 	}
 	if (fd >= 0)
 		close(fd);
-	return reply(s, i, s->buf, len, ev);
+	if (!reply(s, i, s->buf, len, ev))
+		return 0;
+	swtpm_watch_again(s, i, all);
+	return 1;
 }
 
 struct event swtpm_queries(struct set *s)

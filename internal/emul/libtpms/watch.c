@@ -7,8 +7,10 @@
 //
 // Stream sockets of plain clients are edge-triggered: the kernel reports a client when something arrives, and
 // not until then. Otherwise it would look at each client that was reported a second time, at the next wait. One
-// read takes all that has arrived unless it fills the buffer, and the end of the connection has an event of its own
-// (EPOLLRDHUP). The loop enters the client again after both, and after each return to Go.
+// read takes all that has arrived, with these exceptions: it fills the buffer, it ends at out-of-band data (EPOLLPRI),
+// or at a message with descriptors. The end of the connection is reported as EPOLLRDHUP. After all of these the loop
+// enters the client again. Sockets of which a read may end for other reasons are level-triggered
+// (conn.Server.socketOf).
 #define _GNU_SOURCE
 #include "loop.h"
 
@@ -31,13 +33,19 @@ static void use_poll(struct set *s)
 	s->epoll = 0;
 }
 
+// is_edge_triggered is about a client. The messages of one with a record may come with descriptors that end a read.
+static int is_edge_triggered(const struct entry *c)
+{
+	return c->plain && c->socket == SOCKET_STREAM && c->record == 0;
+}
+
 // enter enters descriptor i, or changes its events and number. It returns 0, or an errno.
 static int enter(const struct set *s, uint32_t i, int op)
 {
 	struct epoll_event e = { .events = (uint16_t)s->polls[i].events, .data.u64 = number(s, i) };
 
-	if (s->clients[i].plain && s->clients[i].socket == SOCKET_STREAM)
-		e.events |= EPOLLET | EPOLLRDHUP;
+	if (is_edge_triggered(&s->clients[i]))
+		e.events |= EPOLLET | EPOLLRDHUP | EPOLLPRI;
 	return s->polls[i].fd < 0 || epoll_ctl(s->epoll, op, s->polls[i].fd, &e) == 0 ? 0 : errno;
 }
 

@@ -160,11 +160,16 @@ func TestWatchFile(t *testing.T) {
 }
 
 // both sends two messages at once, before Serve looks at the client, and checks that each gets a response; nothing
-// wakes Serve in between.
-func (s *serving) both(t *testing.T, x *emul.TPM, peer int, first []byte) {
+// wakes Serve in between. The second one is sent after the out-of-band byte.
+func (s *serving) both(t *testing.T, x *emul.TPM, peer int, first, outOfBand []byte) {
 	t.Helper()
 	if _, err := unix.Write(peer, first); err != nil {
 		t.Fatal(err)
+	}
+	if len(outOfBand) > 0 {
+		if err := unix.Sendto(peer, outOfBand, unix.MSG_OOB, nil); err != nil {
+			t.Skipf("no out-of-band bytes: %v", err)
+		}
 	}
 	if _, err := unix.Write(peer, getCap); err != nil {
 		t.Fatal(err)
@@ -196,7 +201,17 @@ func TestWatchDatagrams(t *testing.T) {
 	defer unix.Close(p[1])
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(p[0]), Events: unix.POLLIN})
 	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.OtherSocket})
-	s.both(t, x, p[1], getCap)
+	s.both(t, x, p[1], getCap, nil)
+}
+
+// TestWatchOutOfBand checks two commands with an out-of-band byte between them: a read ends there.
+func TestWatchOutOfBand(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	fd, peer := s.extra(t)
+	defer unix.Close(fd)
+	s.both(t, x, peer, getCap, []byte{'x'})
 }
 
 // TestWatchFull checks a command that fills the buffer, so that the next one is not read with it.
@@ -209,7 +224,7 @@ func TestWatchFull(t *testing.T) {
 	full := make([]byte, len(s.set.Buf))
 	copy(full, getCap)
 	binary.BigEndian.PutUint32(full[2:], uint32(len(full))) // the TPM refuses it, as too large
-	s.both(t, x, peer, full)
+	s.both(t, x, peer, full, nil)
 }
 
 // TestWatchEnd checks a client that sends a command and then the end of its data, before Serve looks at it: the end

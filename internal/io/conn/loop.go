@@ -167,7 +167,8 @@ func (s *Server) letAccept(room int) {
 	if s.set.Counts == nil {
 		return
 	}
-	s.set.Clients[len(s.set.Clients)-1].Listens, s.set.Room = 1, room
+	e := &s.set.Clients[len(s.set.Clients)-1]
+	e.Listens, e.Socket, s.set.Room = 1, s.accepts, room
 }
 
 // adopt adds the clients that the engine has accepted.
@@ -179,7 +180,7 @@ func (s *Server) adopt() {
 			continue
 		}
 		c := &Conn{
-			FD: int(s.set.Polls[i].Fd), Socket: handover.Stream, Server: s,
+			FD: int(s.set.Polls[i].Fd), Socket: e.Socket, Server: s,
 			used: e.Fresh == handover.FreshUsed, last: e.Last, Events: unix.POLLIN,
 		}
 		s.conns, s.at = append(s.conns, c), append(s.at, c)
@@ -321,7 +322,7 @@ func (s *Server) firstUnprotected() (t time.Time) {
 func (s *Server) add(fd int, h Handover, attached, resumed bool) {
 	s.set.Tick++
 	c := &Conn{
-		FD: fd, Socket: socketOf(fd), Handover: h, Server: s, attached: attached,
+		FD: fd, Socket: s.socketOf(fd), Handover: h, Server: s, attached: attached,
 		used: h.Record.Used(), last: s.set.Tick, Events: unix.POLLIN,
 	}
 	s.conns = append(s.conns, c)
@@ -329,17 +330,6 @@ func (s *Server) add(fd int, h Handover, attached, resumed bool) {
 	atomic.AddUint64(&s.counts.Connections, 1)
 	s.changed()
 	c.Handler = s.opt.New(c, resumed)
-}
-
-// socketOf returns the value of Entry.Socket for a descriptor.
-func socketOf(fd int) uint32 {
-	switch t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); {
-	case err != nil:
-		return handover.NoSocket
-	case t == unix.SOCK_STREAM:
-		return handover.Stream
-	}
-	return handover.OtherSocket
 }
 
 // changed reports that a client has connected or disconnected.

@@ -36,6 +36,9 @@ type Options struct {
 	// once.
 	Plain bool
 
+	// Descriptors is true if clients may send descriptors, and Wait receives them.
+	Descriptors bool
+
 	Wait     func(*handover.Set) handover.Event   // waits for descriptors; nil for Set.Poll
 	Save     func(fd int, attached bool) Handover // saves a new client for the next process; nil if clients end with this one
 	Changed  func()                               // called when a client connects or disconnects; must not wait; nil if not needed
@@ -45,11 +48,12 @@ type Options struct {
 
 // Server serves the clients of one channel on one thread, that of Run.
 type Server struct {
-	opt    Options
-	wake   int // eventfd that ends a wait
-	listen Listener
-	pause  time.Time // no client is accepted before this time, because descriptors or memory ran out
-	ended  chan struct{}
+	opt     Options
+	wake    int // eventfd that ends a wait
+	listen  Listener
+	accepts uint32    // Entry.Socket of the clients of listen
+	pause   time.Time // no client is accepted before this time, because descriptors or memory ran out
+	ended   chan struct{}
 
 	counts *handover.Counts
 
@@ -111,7 +115,7 @@ func (s *Server) Listen(l Listener) {
 	s.mu.Lock()
 	s.listening = true
 	s.mu.Unlock()
-	s.Post(func() { s.listen = l })
+	s.Post(func() { s.listen, s.accepts = l, s.socketOf(l.Descriptor()) })
 }
 
 // Post makes the loop call f soon. It reports whether the loop still runs.

@@ -110,14 +110,15 @@ func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o}
 	s.finished = s.leaveEngine
 	co := conn.Options{
-		MaxClients: o.MaxClients,
-		Buffer:     firstRead,
-		Fixed:      s.fixed(),
-		New:        s.newClient,
-		Plain:      o.Wait != nil,
-		Wait:       o.Wait,
-		Changed:    o.Changed,
-		Quiet:      o.Quiet,
+		MaxClients:  o.MaxClients,
+		Buffer:      firstRead,
+		Fixed:       s.fixed(),
+		New:         s.newClient,
+		Plain:       o.Wait != nil,
+		Descriptors: true,
+		Wait:        o.Wait,
+		Changed:     o.Changed,
+		Quiet:       o.Quiet,
 	}
 	if o.Terminate {
 		co.LastLeft = func() { o.End(conn.ErrDisconnected) }

@@ -1,0 +1,41 @@
+package conn
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/handover"
+)
+
+// socketOf returns the value of Entry.Socket for a descriptor, or for the clients that a listener will accept. A
+// socket is a handover.Stream if nothing but out-of-band data, which the engine notices, can end a read before all
+// that has arrived: of a Unix socket, credentials and descriptors can.
+func (s *Server) socketOf(fd int) uint32 {
+	option := func(level, name int) int {
+		v, err := unix.GetsockoptInt(fd, level, name)
+		if err != nil {
+			return -1
+		}
+		return v
+	}
+	switch option(unix.SOL_SOCKET, unix.SO_TYPE) {
+	case -1:
+		return handover.NoSocket
+	case unix.SOCK_STREAM:
+	default:
+		return handover.OtherSocket
+	}
+	switch option(unix.SOL_SOCKET, unix.SO_DOMAIN) {
+	case unix.AF_INET, unix.AF_INET6:
+		if option(unix.SOL_SOCKET, unix.SO_PROTOCOL) == unix.IPPROTO_TCP {
+			return handover.Stream
+		}
+	case unix.AF_UNIX:
+		// SO_PASSPIDFD is newer than some kernels, and so is SO_PASSRIGHTS: without it descriptors can arrive.
+		if option(unix.SOL_SOCKET, unix.SO_PASSCRED) == 0 && option(unix.SOL_SOCKET, unix.SO_PASSPIDFD) <= 0 &&
+			(s.opt.Descriptors || option(unix.SOL_SOCKET, unix.SO_PASSRIGHTS) == 0) {
+			return handover.Stream
+		}
+	}
+	return handover.OtherSocket
+}
+
