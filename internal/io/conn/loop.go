@@ -32,7 +32,7 @@ func (s *Server) Run() {
 		}
 		s.fill()
 		if s.closing && !answered {
-			s.set.Wait, answered = 0, true
+			s.set.Wait, s.due, answered = 0, time.Now(), true // the deadlines have not passed
 		}
 		e := s.opt.Wait(&s.set)
 		s.dispatch(e)
@@ -258,8 +258,11 @@ func (s *Server) accept() {
 	}
 	var victim *Conn
 	if now := time.Now(); len(s.conns) >= s.opt.MaxClients {
-		if victim = s.victim(now); victim == nil || victim.used && !s.idle(victim, now) {
-			return
+		if victim = s.left(); victim == nil {
+			victim = s.victim(now)
+			if victim == nil || victim.used && !s.idle(victim, now) {
+				return
+			}
 		}
 	}
 	fd, err := s.listen.TryAccept()
@@ -282,6 +285,16 @@ func (s *Server) accept() {
 		h = s.opt.Save(fd, false)
 	}
 	s.add(fd, h, false, false)
+}
+
+// left returns a client that has disconnected, which the loop has not noticed yet; nil for none.
+func (s *Server) left() *Conn {
+	for _, c := range s.conns {
+		if c.Socket != handover.NoSocket && c.state == Idle && !c.attached && atEnd(c.FD) {
+			return c
+		}
+	}
+	return nil
 }
 
 // victim returns the client to evict when another one waits; nil for none.

@@ -39,3 +39,9 @@ func (s *Server) socketOf(fd int) uint32 {
 	return handover.OtherSocket
 }
 
+// atEnd reports whether the peer of the socket fd sends nothing more, and all that it has sent was read.
+func atEnd(fd int) bool {
+	var b [1]byte
+	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return n == 0 && err == nil
+}
