@@ -292,7 +292,7 @@ func TestLastLeft(t *testing.T) {
 	await(t, "Changed", &b.changed, 7) // 4 arrivals, 3 departures
 }
 
-// TestDisconnectedEvicted checks that a client which has disconnected makes room, and not one that is there, although
+// TestDisconnectedEvicted checks that a client which has disconnected makes room, and not one that is still connected, although
 // the loop has not noticed the end of the connection. One that has sent a message before the end gets its answer.
 func TestDisconnectedEvicted(t *testing.T) {
 	for name, sends := range map[string]string{"without a message": "", "after a message": "a"} {

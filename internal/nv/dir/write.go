@@ -22,7 +22,7 @@ func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm
 //
 // On error the old state remains, and the file with the other name is removed. Load then needs no
 // sync if the file is the one that was on the disk before, which matters on a file system that
-// has become read-only because of an error: it is readable, but no sync succeeds. But if
+// is read-only because of an error: it is readable, but no sync succeeds. But if
 // only the last sync fails, the new state is in place and may not survive a power cut. No
 // sync is repeated: after a failed one the kernel drops the bytes that it has not
 // written, and a second one would report success.
