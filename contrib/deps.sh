@@ -19,7 +19,7 @@ set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
-test="$run git xz-utils libssl-dev libseccomp-dev swtpm swtpm-tools swtpm-dev strace groff-base openssl tshark zsh fish etcd-server etcd-client iproute2 iptables softhsm2 tpm2-openssl python3-prometheus-client bindfs systemd"
+test="$run git xz-utils libssl-dev libseccomp-dev swtpm swtpm-tools swtpm-dev strace groff-base openssl tshark zsh fish etcd-server etcd-client iproute2 iptables softhsm2 tpm2-openssl python3-prometheus-client bindfs systemd e2fsprogs"
 libvirt="$test systemd libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 guest="$build etcd-server etcd-client iproute2 iptables swtpm qemu-system-x86 qemu-utils xz-utils zstd ovmf systemd-boot-efi sbsigntool openssl binutils tpm2-tools systemd cryptsetup-bin libtss2-tcti-device0 busybox-static e2fsprogs"
 kernel="$build qemu-system-x86 xz-utils zstd mmdebstrap cpio"

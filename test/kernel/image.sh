@@ -12,7 +12,7 @@ mkdir -p "$1"
 [ "$(cat "$1/recipe" 2>/dev/null)" != "$recipe" ] || exit 0
 
 for try in 1 2 3; do
-	rm -rf "$1/recipe" "$1/root"
+	rm -rf --one-file-system "$1/recipe" "$1/root" # an mmdebstrap that was killed leaves /dev and /sys mounted
 	if timeout 600 mmdebstrap --quiet --variant=minbase --include=$packages \
 		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
 		"$release" "$1/root" "$mirror"; then
@@ -20,7 +20,7 @@ for try in 1 2 3; do
 		(cd "$1/root" && rm -rf var/cache/apt var/lib/apt/lists boot \
 			usr/share/doc usr/share/man usr/share/locale usr/share/info usr/lib/udev/hwdb.d usr/lib/*/gconv)
 		(cd "$1/root" && find . -print0 | cpio --quiet -0 -o -H newc) >"$1/root.new"
-		rm -rf "$1/root"
+		rm -rf --one-file-system "$1/root"
 		mv "$1/root.new" "$1/root.cpio"
 		echo "$recipe" >"$1/recipe"
 		exit 0

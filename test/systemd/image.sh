@@ -14,7 +14,7 @@ recipe="2 $release $packages,$theirs"
 
 mkdir -p "$1"
 for try in 1 2 3; do
-	rm -rf "$1/recipe" "$1/root"
+	rm -rf --one-file-system "$1/recipe" "$1/root" # an mmdebstrap that was killed leaves /dev and /sys mounted
 	if timeout 600 mmdebstrap --quiet --variant=minbase --include=$packages,$theirs \
 		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
 		--customize-hook='mkdir "$1/swtpm" && chroot "$1" sh -c "cd /swtpm && apt-get -qq -o APT::Sandbox::User=root download swtpm swtpm-libs swtpm-tools"' \

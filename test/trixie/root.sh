@@ -12,7 +12,7 @@ recipe="1 trixie $packages"
 
 mkdir -p "$1"
 for try in 1 2 3; do
-	rm -rf "$1/recipe" "$1/root"
+	rm -rf --one-file-system "$1/recipe" "$1/root" # an mmdebstrap that was killed leaves /dev and /sys mounted
 	if timeout 900 mmdebstrap --quiet --variant=minbase --include="$packages" \
 		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
 		trixie "$1/root" "$mirror"; then
