@@ -20,12 +20,13 @@ func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm
 // before the bytes leaves an empty file after a power cut, and a rename that does not
 // reach it leaves the old state.
 //
-// On error the old state remains, and the file with the other name is removed. Load then needs no
-// sync if the file is the one that was on the disk before, which matters on a file system that
-// is read-only because of an error: it is readable, but no sync succeeds. But if
+// On error the old state remains, and the file with the other name is removed; but if
 // only the last sync fails, the new state is in place and may not survive a power cut. No
 // sync is repeated: after a failed one the kernel drops the bytes that it has not
 // written, and a second one would report success.
+//
+// If it fails before the rename, the next Load does not sync the old file again: a file system
+// that is read-only because of an error refuses every sync, but can be read.
 //
 // Without a backup it makes seven system calls: openat, write, fsync, fstat, close,
 // renameat, and fsync of the directory.
@@ -35,14 +36,16 @@ func (d *Dir) Store(name string, blob []byte) error {
 	}
 	defer d.files.ReserveFD()
 	temp := tempName(name)
-	st, err := d.files.Replace(temp, blob, d.newFile(d.mode), func() error { return d.replace(temp, name) })
+	st, err := d.files.Replace(temp, blob, d.newFile(d.mode), func() error {
+		delete(d.seen, name)
+		return d.replace(temp, name)
+	})
 	if errors.Is(err, fs.ErrNotExist) && d.files.Moved() {
 		return safefile.WithKind(nv.ErrRemoved, err)
 	}
 	if err != nil {
 		return err
 	}
-	delete(d.seen, name)
 	if err := d.syncDir(name); err != nil {
 		return safefile.WithKind(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
 	}
