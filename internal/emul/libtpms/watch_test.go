@@ -45,17 +45,37 @@ func (s *serving) answers(t *testing.T, x *emul.TPM, poll bool) {
 	}
 }
 
-// extra adds a client to the set, without a word to Serve, and returns the other end.
+// extra adds a client with a stream socket to the set, without a word to Serve, and returns the other end.
 func (s *serving) extra(t *testing.T) (fd, peer int) {
 	t.Helper()
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	return s.extraOf(t, unix.SOCK_STREAM, handover.Stream)
+}
+
+// extraOf does the same as extra with a socket of a type, which is kind in the client's Entry.
+func (s *serving) extraOf(t *testing.T, typ int, kind uint32) (fd, peer int) {
+	t.Helper()
+	p, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(p[1]) })
-	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(p[0]), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.Stream})
+	s.add(p[0], kind)
 	return p[0], p[1]
+}
+
+// add adds a descriptor to the set.
+func (s *serving) add(fd int, kind uint32) {
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: kind})
+}
+
+// responded checks that the response to getCap has arrived.
+func responded(t *testing.T, peer int) {
+	t.Helper()
+	b := make([]byte, 100)
+	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
+		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
+	}
 }
 
 // drop removes the last descriptor from the set.
@@ -79,13 +99,9 @@ func TestWatchDropped(t *testing.T) {
 	}
 	s.rounds(t, x, 3)
 	s.answers(t, x, false)
-	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.Stream})
+	s.add(fd, handover.Stream)
 	s.answers(t, x, false)
-	b := make([]byte, 100)
-	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
-		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
-	}
+	responded(t, peer)
 }
 
 // TestWatchClosed checks descriptors that are closed while the client has the same open file, with data
@@ -132,16 +148,12 @@ func TestWatchReused(t *testing.T) {
 	}
 	_ = unix.Close(next)
 	defer unix.Close(fd)
-	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.Stream})
+	s.add(fd, handover.Stream)
 	if _, err := unix.Write(peer, getCap); err != nil {
 		t.Fatal(err)
 	}
 	s.answers(t, x, false)
-	b := make([]byte, 100)
-	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
-		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
-	}
+	responded(t, peer)
 }
 
 // TestWatchFile checks that a file, which epoll refuses, does not disturb the other clients.
@@ -193,15 +205,9 @@ func TestWatchDatagrams(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()
 	s := newServing(t)
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(p[0])
-	defer unix.Close(p[1])
-	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(p[0]), Events: unix.POLLIN})
-	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: handover.OtherSocket})
-	s.both(t, x, p[1], getCap, nil)
+	fd, peer := s.extraOf(t, unix.SOCK_SEQPACKET, handover.OtherSocket)
+	defer unix.Close(fd)
+	s.both(t, x, peer, getCap, nil)
 }
 
 // TestWatchOutOfBand checks two commands with an out-of-band byte between them: a read ends there.
@@ -245,8 +251,5 @@ func TestWatchEnd(t *testing.T) {
 	if e := s.returns(t); e.Kind != handover.EventClosed || e.At != 2 || e.Err != nil {
 		t.Errorf("Serve() = %+v, want the end of client 2", e)
 	}
-	b := make([]byte, 100)
-	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
-		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
-	}
+	responded(t, peer)
 }

@@ -133,12 +133,6 @@ func (c *Conn) evictedBefore(o *Conn) bool {
 	return c.last < o.last
 }
 
-// hungUp reports whether the peer of fd sends nothing more.
-func hungUp(fd int) bool {
-	found, err := PollNow(fd, unix.POLLRDHUP)
-	return err == nil && found != 0
-}
-
 // PollNow returns which of events fd has now. A signal, such as those by which Go's scheduler interrupts a
 // thread, ends even a poll(2) that does not wait; PollNow repeats it.
 func PollNow(fd int, events int16) (found int16, err error) {

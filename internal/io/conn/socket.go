@@ -7,8 +7,8 @@ import (
 )
 
 // socketOf returns the value of Entry.Socket for a descriptor, or for the clients that a listener will accept. A
-// socket is a handover.Stream if nothing but out-of-band data, which the engine notices, can end a read before all
-// that has arrived: of a Unix socket, credentials and descriptors can.
+// read of a handover.Stream takes all that has arrived, or ends at out-of-band data, which the engine notices. A read of
+// a Unix socket also ends at other credentials and at descriptors.
 func (s *Server) socketOf(fd int) uint32 {
 	option := func(level, name int) int {
 		v, err := unix.GetsockoptInt(fd, level, name)
@@ -37,6 +37,12 @@ func (s *Server) socketOf(fd int) uint32 {
 		}
 	}
 	return handover.OtherSocket
+}
+
+// hungUp reports whether the peer of fd sends nothing more.
+func hungUp(fd int) bool {
+	found, err := PollNow(fd, unix.POLLRDHUP)
+	return err == nil && found != 0
 }
 
 // atEnd reports whether the peer of the socket fd sends nothing more, and all that it has sent was read.
